@@ -1,0 +1,20 @@
+"""FaPN, AugFPN, SFNet, FPN and Panoptic FPN as one feature pyramid for Detectron2.
+
+Importing this package registers everything with Detectron2; ``add_fapn_config(cfg)`` adds the keys to a config.
+"""
+
+__version__ = "0.1.0"
+
+try:
+    import detectron2  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "fapn_d2 needs Detectron2, which is not installed: build it from its Git repository (v0.6 or later), or run "
+        "`make install` in the checkout of fapn_d2, which installs it as a wheel without a compiler.",
+        name="detectron2",
+    ) from error
+
+from . import data, necks  # noqa: F401  (imported to register)
+from .config import add_fapn_config
+
+__all__ = ["add_fapn_config"]

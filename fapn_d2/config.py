@@ -1,0 +1,51 @@
+"""Every configuration key that this project adds to Detectron2's, with its default and its meaning.
+
+One function a room, so that a reader finds a key beside its kin. Keys that Detectron2 has are used, not doubled:
+``MODEL.FPN.{IN_FEATURES,OUT_CHANNELS,NORM,FUSE_TYPE}`` describe every pyramid.
+"""
+
+from detectron2.config import CfgNode as CN
+
+#: Keys under MODEL.NECK that take one strategy name for all levels or a list of names, finest level first.
+#: ``None`` means: what the preset of the builder says.
+STRATEGY_KEYS = ("CONTEXT", "LATERAL", "ALIGN", "FUSE", "MERGE", "OUTPUT")
+
+
+def add_fapn_config(cfg: CN) -> None:
+    """Add every key of fapn_d2 to a Detectron2 config, in place. Calling it twice resets the keys to their defaults."""
+    cfg.MODEL.NECK = neck_defaults()
+    _add_data(cfg)
+    _add_engine(cfg)
+
+
+def neck_defaults() -> CN:
+    """The node MODEL.NECK with its defaults; pyramids are built from it where a config has no such node."""
+    neck = CN()
+    # The paper whose strategies fill the keys left at None: "fpn", "fapn", ... (necks/presets.py).
+    # Empty: the preset of the builder (`build_resnet_fapn_backbone` -> "fapn"; `build_pyramid_backbone` -> "fpn").
+    neck.PRESET = ""
+    # Builder of the bottom-up network, a name in Detectron2's BACKBONE registry.
+    neck.BOTTOM_UP = "build_resnet_backbone"
+    # The holes of the pyramid; see necks/strategies.py for the names each of them takes.
+    for key in STRATEGY_KEYS:
+        neck[key] = None
+    # What extends the pyramid above its coarsest level: "none", "max_pool" (P6 for RPN), "p6p7" (RetinaNet, FCOS).
+    # None: what the builder is for.
+    neck.TOP_BLOCK = None
+    # Map that "p6p7" starts from: a bottom-up map ("res5") or a pyramid level ("p5"). Empty: coarsest bottom-up map.
+    neck.TOP_BLOCK_IN = ""
+
+    # ALIGN "deform": FaPN's feature alignment module (paper, Section 3.1).
+    neck.DEFORM = CN()
+    neck.DEFORM.GROUPS = 8  # offset groups of the deformable convolution; the paper's text describes 1
+    neck.DEFORM.UPSAMPLE = "bilinear"  # coarse map to fine size before alignment; "nearest" in Appendix B
+    neck.DEFORM.OFFSET_GAIN = 2.0  # factor on the upsampled map where offsets are predicted; the paper's text has 1
+    return neck
+
+
+def _add_data(cfg: CN) -> None:
+    """Keys of fapn_d2.data."""
+
+
+def _add_engine(cfg: CN) -> None:
+    """Keys of fapn_d2.engine and fapn_d2.evaluation."""

@@ -1,0 +1,49 @@
+"""ALIGN: what brings the coarser map to the size, and to the content, of the finer one."""
+
+from torch import nn
+
+from fapn_d2.layers.feature_align import FeatureAlign
+from fapn_d2.layers.resize import resize_to
+
+from ..registry import ALIGNS
+
+
+class Resample(nn.Module):
+    """Align by resampling alone: (fine (N,C,H,W), coarse (N,C,h,w)) -> (N,C,H,W); only the fine map's size is read."""
+
+    needs_fine_features = False
+
+    def __init__(self, mode: str):
+        super().__init__()
+        self.mode = mode
+
+    def forward(self, fine, coarse):
+        return resize_to(coarse, fine.shape[-2:], self.mode)
+
+    def extra_repr(self):
+        return f"mode={self.mode}"
+
+
+@ALIGNS.register
+def nearest(level, neck):
+    """FPN, Section 3."""
+    return Resample("nearest")
+
+
+@ALIGNS.register
+def bilinear(level, neck):
+    """Bilinear resampling, ``align_corners=False``."""
+    return Resample("bilinear")
+
+
+@ALIGNS.register
+def deform(level, neck):
+    """FaPN, Section 3.1: upsampling and a deformable convolution whose offsets both maps predict."""
+    return FeatureAlign(
+        level.out_channels,
+        offset_groups=neck.DEFORM.GROUPS,
+        upsample=neck.DEFORM.UPSAMPLE,
+        offset_gain=neck.DEFORM.OFFSET_GAIN,
+        norm=level.norm,
+        fused_input=level.merge == "fuse_then_align",
+    )

@@ -1,0 +1,49 @@
+"""LATERAL: what turns a bottom-up map into the pyramid's channels."""
+
+import fvcore.nn.weight_init as weight_init
+from detectron2.layers import Conv2d, get_norm
+
+from fapn_d2.layers.feature_selection import FeatureSelection
+
+from ..registry import LATERALS, Level
+
+
+def _conv1x1(level: Level, *, bias: bool | None = None) -> Conv2d:
+    """Bias None: only where no norm follows, as Detectron2's FPN does it."""
+    bias = level.norm == "" if bias is None else bias
+    norm = get_norm(level.norm, level.out_channels)
+    return Conv2d(level.in_channels, level.out_channels, kernel_size=1, bias=bias, norm=norm)
+
+
+@LATERALS.register
+def conv1x1(level, neck):
+    """FPN, Figure 3: a 1x1 convolution, with bias where there is no norm; initialised as in Detectron2."""
+    conv = _conv1x1(level)
+    weight_init.c2_xavier_fill(conv)
+    return conv
+
+
+@LATERALS.register
+def conv1x1_default_init(level, neck):
+    """The same with PyTorch's own initialisation, which the official FaPN leaves on its coarsest level."""
+    return _conv1x1(level)
+
+
+@LATERALS.register
+def conv1x1_no_bias(level, neck):
+    """The same without bias: FaPN's Table 1 and Table I where the selection module is left out."""
+    conv = _conv1x1(level, bias=False)
+    weight_init.c2_xavier_fill(conv)
+    return conv
+
+
+@LATERALS.register
+def feature_selection(level, neck):
+    """FaPN, Section 3.2; never with a norm, as in the official code."""
+    return FeatureSelection(level.in_channels, level.out_channels)
+
+
+@LATERALS.register
+def squeeze_excite(level, neck):
+    """FaPN, Table 1: the selection module without its skip connection."""
+    return FeatureSelection(level.in_channels, level.out_channels, skip=False)

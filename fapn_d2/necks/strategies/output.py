@@ -1,0 +1,33 @@
+"""OUTPUT: what turns a merged map into the P_i that heads read."""
+
+import fvcore.nn.weight_init as weight_init
+from detectron2.layers import Conv2d, get_norm
+from torch import nn
+
+from ..registry import OUTPUTS, Level
+
+
+def _conv3x3(level: Level) -> Conv2d:
+    channels = level.out_channels
+    norm = get_norm(level.norm, channels)
+    conv = Conv2d(channels, channels, kernel_size=3, padding=1, bias=level.norm == "", norm=norm)
+    weight_init.c2_xavier_fill(conv)
+    return conv
+
+
+@OUTPUTS.register
+def conv3x3(level, neck):
+    """FPN, Section 3: one 3x3 convolution, with bias where there is no norm, no activation."""
+    return _conv3x3(level)
+
+
+@OUTPUTS.register
+def conv3x3_thrice(level, neck):
+    """FaPN, Table 1, "extra 3x3 conv.": two more than FPN on each level, the reading that fits the parameters."""
+    return nn.Sequential(_conv3x3(level), _conv3x3(level), _conv3x3(level))
+
+
+@OUTPUTS.register
+def identity(level, neck):
+    """No convolution: FaPN's coarsest level, and all levels of its real-time variant."""
+    return nn.Identity()
