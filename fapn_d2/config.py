@@ -26,7 +26,7 @@ def neck_defaults() -> CN:
     neck.PRESET = ""
     # Builder of the bottom-up network, a name in Detectron2's BACKBONE registry.
     neck.BOTTOM_UP = "build_resnet_backbone"
-    # The holes of the pyramid; see necks/strategies.py for the names each of them takes.
+    # The holes of the pyramid; necks/strategies/ has a file a hole, with its names.
     for key in STRATEGY_KEYS:
         neck[key] = None
     # What extends the pyramid above its coarsest level: "none", "max_pool" (P6 for RPN), "p6p7" (RetinaNet, FCOS).
@@ -34,6 +34,10 @@ def neck_defaults() -> CN:
     neck.TOP_BLOCK = None
     # Map that "p6p7" starts from: a bottom-up map ("res5") or a pyramid level ("p5"). Empty: coarsest bottom-up map.
     neck.TOP_BLOCK_IN = ""
+
+    # Maps that training-only branches need beside the levels: any of EXTRA_OUTPUTS in necks/topdown.py. They are in the
+    # feature dict in training mode only, under their own names ("lateral4", "merged4", "res4"), not in output_shape().
+    neck.EXTRA_OUTPUTS = []
 
     # ALIGN "deform": FaPN's feature alignment module (paper, Section 3.1).
     neck.DEFORM = CN()
@@ -49,3 +53,14 @@ def _add_data(cfg: CN) -> None:
 
 def _add_engine(cfg: CN) -> None:
     """Keys of fapn_d2.engine and fapn_d2.evaluation."""
+    # Names (prefixes of parameter names, "roi_heads.box_predictor") that training does not take from MODEL.WEIGHTS but
+    # initialises: what is meant to differ when a trained network is tuned on other classes. Never used in evaluation.
+    cfg.MODEL.WEIGHTS_SKIP = []
+    cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW"
+    # Type of numbers under SOLVER.AMP.ENABLED: "float16" (CUDA only, with loss scaling), "bfloat16", or
+    # "auto": float16 on CUDA, as Detectron2 does it, and bfloat16 on the CPU.
+    cfg.SOLVER.AMP.DTYPE = "auto"
+    # LR_SCHEDULER_NAME "WarmupPolyLR": lr = BASE_LR * max((1 - iteration / MAX_ITER)^POWER, CONSTANT_ENDING).
+    # Names and defaults are those of detectron2.projects.deeplab, so that both can add them to one config.
+    cfg.SOLVER.POLY_LR_POWER = 0.9
+    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0

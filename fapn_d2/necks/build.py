@@ -51,8 +51,8 @@ def build_pyramid(cfg: CfgNode, input_shape: ShapeSpec, *, preset: str | None, t
     neck = cfg.MODEL.NECK if "NECK" in cfg.MODEL else neck_defaults()
     if preset and neck.PRESET not in ("", preset):
         raise ValueError(
-            f"MODEL.NECK.PRESET = {neck.PRESET!r}, but MODEL.BACKBONE.NAME = {cfg.MODEL.BACKBONE.NAME!r} is {preset!r}; "
-            "leave PRESET empty, or name the builder 'build_pyramid_backbone', which takes any preset"
+            f"MODEL.NECK.PRESET = {neck.PRESET!r}, but MODEL.BACKBONE.NAME = {cfg.MODEL.BACKBONE.NAME!r} is {preset!r}"
+            "; leave PRESET empty, or name the builder 'build_pyramid_backbone', which takes any preset"
         )
     bottom_up = _build_bottom_up(cfg, neck, input_shape)
     features = list(cfg.MODEL.FPN.IN_FEATURES)
@@ -65,7 +65,6 @@ def build_pyramid(cfg: CfgNode, input_shape: ShapeSpec, *, preset: str | None, t
         merges=names["MERGE"],
     )
     merges = [MERGES.get(name)() for name in names["MERGE"]]
-    # The order of construction is Detectron2's, so that one seed gives both the same weights.
     extension = _build_top_block(neck, neck.TOP_BLOCK or top_block, bottom_up.output_shape(), levels)
     context = CONTEXTS.build(names["CONTEXT"][0], levels[-1], neck)
     laterals, outputs, aligns, fuses = [], [], [], []
@@ -88,6 +87,7 @@ def build_pyramid(cfg: CfgNode, input_shape: ShapeSpec, *, preset: str | None, t
         outputs=outputs,
         context=context,
         top_block=extension,
+        extra_outputs=neck.EXTRA_OUTPUTS,
     )
 
 

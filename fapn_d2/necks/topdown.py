@@ -3,6 +3,8 @@
 Legend: N images, C_i bottom-up map of level i, P_i pyramid level i, D channels of the pyramid, H x W size of a map.
 """
 
+from collections.abc import Sequence
+
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
@@ -11,26 +13,36 @@ from torch import nn
 from .registry import Level
 from .strategies.merge import Merge
 
+#: What ``extra_outputs`` may name. "lateral": the map that goes into the merge, before any context is added, as
+#: ``lateral<stage>``; "merged": the map that goes down to the next level, as ``merged<stage>``; "bottom_up": C_i under
+#: the bottom-up network's own name.
+EXTRA_OUTPUTS = ("lateral", "merged", "bottom_up")
+
 
 class TopDownPyramid(Backbone):
     """A feature pyramid whose parts are given: for each level, coarsest first,
 
     ``lateral`` turns C_i into D channels, ``merge`` joins it with the coarser level's merged map by means of ``align``
-    and ``fuse``, ``output`` turns the merged map into P_i. The merged map, not P_i, is what goes down to the next level.
+    and ``fuse``, ``output`` turns the merged map into P_i. What goes down to the next level is the merged map, not P_i.
 
     With laterals ``conv1x1``, ``nearest`` alignment, ``sum`` and outputs ``conv3x3`` this is Detectron2's ``FPN``: the
-    same parameter names, the same numbers to the last bit. A map is resampled to the size of its finer neighbour, not by
-    a factor, so any sizes work.
+    same parameter names, the same numbers to the last bit. A map is resampled to the size of its finer neighbour, not
+    by a factor, so any sizes work.
 
     Args:
         bottom_up: network whose ``output_shape()`` has the maps of ``levels``.
         levels: finest first; see ``describe_levels``.
         laterals, outputs: a module a level, finest first; None for a lateral that its merge does not use.
         aligns, fuses, merges: one for each level but the coarsest, finest first; None where the merge uses none.
-        context: module C5 -> map of D channels that replaces the coarsest lateral (attribute ``replaces_lateral``) or is
-            added to it.
-        top_block: extends the pyramid; ``in_feature`` names a bottom-up map or a pyramid level, ``num_levels`` how many
-            levels its list has (Detectron2's ``LastLevelMaxPool``, ``LastLevelP6P7``).
+        context: module C5 -> map of D channels that replaces the coarsest lateral (attribute ``replaces_lateral``) or
+            is added to it.
+        top_block: extends the pyramid; ``in_feature`` names a bottom-up map or a pyramid level, ``num_levels`` says
+            how many levels its list has (Detectron2's ``LastLevelMaxPool``, ``LastLevelP6P7``).
+        extra_outputs: kinds of maps, of EXTRA_OUTPUTS, that the feature dict has besides in training mode: for
+            auxiliary losses. They are not in ``output_shape()``, so that no head of Detectron2's takes them for levels.
+
+    Raises:
+        ValueError: if ``extra_outputs`` has a name that is not in EXTRA_OUTPUTS.
 
     Parameters are named ``bottom_up.*``, ``fpn_lateral{i}.*``, ``fpn_align{i}.*``, ``fpn_fuse{i}.*``,
     ``fpn_output{i}.*``, ``context.*`` and ``top_block.*`` with i the level's stage (2 for stride 4).
@@ -48,8 +60,13 @@ class TopDownPyramid(Backbone):
         outputs: list[nn.Module],
         context: nn.Module | None = None,
         top_block: nn.Module | None = None,
+        extra_outputs: Sequence[str] = (),
     ):
         super().__init__()
+        unknown = sorted(set(extra_outputs) - set(EXTRA_OUTPUTS))
+        if unknown:
+            raise ValueError(f"MODEL.NECK.EXTRA_OUTPUTS: unknown {unknown}; allowed: {', '.join(EXTRA_OUTPUTS)}")
+        self.extra_outputs = tuple(extra_outputs)
         self.levels = tuple(levels)
         self.merges = tuple(merges)
         parts = {"lateral": laterals, "output": outputs, "align": aligns, "fuse": fuses}
@@ -83,34 +100,44 @@ class TopDownPyramid(Backbone):
 
     def top_down(self, maps: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Bottom-up maps by name -> pyramid levels by name; ``forward`` without the bottom-up network."""
-        pyramid = {}
-        merged = self._coarsest(maps[self.levels[-1].feature])
-        pyramid[self._name(-1)] = self._part("output", -1)(merged)
-        for i in reversed(range(len(self.levels) - 1)):
-            fine = maps[self.levels[i].feature]
-            merge = self.merges[i]
-            if merge.uses_lateral:
-                fine = self._part("lateral", i)(fine)
-            merged = merge.apply(fine, merged, self._part("align", i), self._part("fuse", i))
-            pyramid[self._name(i)] = self._part("output", i)(merged)
+        pyramid, extra = {}, {}
+        merged = None
+        for i in reversed(range(len(self.levels))):
+            level = self.levels[i]
+            c = maps[level.feature]
+            lateral = self._part("lateral", level)
+            fine = c if lateral is None else lateral(c)
+            merged = self._coarsest(c, lateral, fine) if merged is None else self._merge(i, fine, merged)
+            pyramid[f"p{level.stage}"] = self._part("output", level)(merged)
+            if self.training:
+                extra |= self._extra(level, c, fine if lateral is not None else None, merged)
         if self.top_block is not None:
             source = self.top_block.in_feature
-            extra = self.top_block(maps[source] if source in maps else pyramid[source])
-            pyramid.update(zip(self._out_features[len(self.levels) :], extra))
-        return {name: pyramid[name] for name in self._out_features}
+            added = self.top_block(maps[source] if source in maps else pyramid[source])
+            pyramid.update(zip(self._out_features[len(self.levels) :], added))
+        return {name: pyramid[name] for name in self._out_features} | extra
 
-    def _coarsest(self, c5: torch.Tensor) -> torch.Tensor:
-        lateral = self._part("lateral", -1)
+    def _coarsest(self, c: torch.Tensor, lateral: nn.Module | None, fine: torch.Tensor) -> torch.Tensor:
         if self.context is None:
-            return lateral(c5)
-        context = self.context(c5)
-        return context if lateral is None else lateral(c5) + context
+            return fine
+        context = self.context(c)
+        return context if lateral is None else fine + context
 
-    def _name(self, i: int) -> str:
-        return f"p{self.levels[i].stage}"
+    def _merge(self, i: int, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+        level = self.levels[i]
+        return self.merges[i].apply(fine, coarse, self._part("align", level), self._part("fuse", level))
 
-    def _part(self, part: str, i: int) -> nn.Module | None:
-        return getattr(self, f"fpn_{part}{self.levels[i].stage}", None)
+    def _extra(self, level: Level, c, lateral, merged) -> dict[str, torch.Tensor]:
+        kinds = {
+            "lateral": (f"lateral{level.stage}", lateral),
+            "merged": (f"merged{level.stage}", merged),
+            "bottom_up": (level.feature, c),
+        }
+        named = (kinds[kind] for kind in self.extra_outputs)
+        return {name: value for name, value in named if value is not None}
+
+    def _part(self, part: str, level: Level) -> nn.Module | None:
+        return getattr(self, f"fpn_{part}{level.stage}", None)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return {
