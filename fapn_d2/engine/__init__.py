@@ -1,0 +1,5 @@
+"""From a config to a trained and scored network: set-up, training loop, checkpoints, launching."""
+
+from .config_loading import load_config
+
+__all__ = ["load_config"]
