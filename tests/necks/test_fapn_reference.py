@@ -83,7 +83,7 @@ def test_renaming_is_a_bijection_and_keeps_prefixes():
 
 
 def test_initial_weights():
-    """As in the official code: offsets start at 0, masks at 0.5; the coarsest lateral has PyTorch's own initialisation."""
+    """As in the official code: offsets start at 0, masks at 0.5; the coarsest lateral has PyTorch's own one."""
     pyramid = toy_pyramid("build_resnet_fapn_backbone")
     for i in (2, 3, 4):
         align = getattr(pyramid, f"fpn_align{i}")
