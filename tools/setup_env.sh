@@ -34,20 +34,21 @@ foreign=(--no-deps --require-hashes --only-binary=:all: --python-version 3.10 --
 
 if [ ! -e "$stamp" ]; then
     say "collecting wheels in $wheels (about 3 GB with torch, once per machine)"
-    pip wheel --quiet --progress-bar on --find-links "$wheels" -w "$wheels" \
-        -c requirements/constraints.txt -r "$requirements"
-    pip wheel --quiet --no-deps --find-links "$wheels" -w "$wheels" -r requirements/no-deps.txt
-    pip download --quiet "${foreign[@]}" -d "$wheels" -r requirements/detectron2.txt
+    # one line a package is enough to see that it moves
+    pip wheel --find-links "$wheels" -w "$wheels" -c requirements/constraints.txt -r "$requirements" \
+        2> >(grep -v ^WARNING >&2) | sed -un 's/^ *\(Downloading .*\|Building wheel.*\)/  \1/p'
+    pip wheel -qq --no-deps --find-links "$wheels" -w "$wheels" -r requirements/no-deps.txt
+    pip download -qq "${foreign[@]}" -d "$wheels" -r requirements/detectron2.txt
     touch "$stamp"
 fi
 
 say "installing into $venv"
 local_only=(--no-index --find-links "$wheels")
-pip install --quiet "${local_only[@]}" -c requirements/constraints.txt -r "$requirements"
-pip install --quiet --no-deps "${local_only[@]}" -r requirements/no-deps.txt
+pip install -qq "${local_only[@]}" -c requirements/constraints.txt -r "$requirements"
+pip install -qq --no-deps "${local_only[@]}" -r requirements/no-deps.txt
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
 "$venv/bin/python" -c 'import detectron2' 2>/dev/null ||
-    pip install --quiet "${foreign[@]}" "${local_only[@]}" --target "$site" -r requirements/detectron2.txt
-pip install --quiet --no-deps --no-index --no-build-isolation -e .
+    pip install -qq "${foreign[@]}" "${local_only[@]}" --target "$site" -r requirements/detectron2.txt
+pip install -qq --no-deps --no-index --no-build-isolation -e .
 "$venv/bin/python" -W ignore -c 'import torch, detectron2, fapn_d2; print(
     f"setup: ready: Python with torch {torch.__version__}, Detectron2 {detectron2.__version__}, fapn_d2 {fapn_d2.__version__}")'
