@@ -1,5 +1,6 @@
 """ALIGN: what brings the coarser map to the size, and to the content, of the finer one."""
 
+import fvcore.nn.weight_init as weight_init
 from torch import nn
 
 from fapn_d2.layers.feature_align import FeatureAlign
@@ -24,6 +25,24 @@ class Resample(nn.Module):
         return f"mode={self.mode}"
 
 
+class Deconvolution(nn.Module):
+    """Align by a learnt upsampling: (fine (N,C,H,W), coarse (N,C,h,w)) -> (N,C,H,W); only the fine map's size is read.
+
+    A transposed 4x4 convolution of stride 2 with bias, the kernel that a factor of 2 covers evenly; where H x W is not
+    2h x 2w, as with odd sizes, its result is resampled bilinearly.
+    """
+
+    needs_fine_features = False
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.deconv = nn.ConvTranspose2d(channels, channels, kernel_size=4, stride=2, padding=1)
+        weight_init.c2_xavier_fill(self.deconv)
+
+    def forward(self, fine, coarse):
+        return resize_to(self.deconv(coarse), fine.shape[-2:], "bilinear")
+
+
 @ALIGNS.register
 def nearest(level, neck):
     """FPN, Section 3."""
@@ -34,6 +53,12 @@ def nearest(level, neck):
 def bilinear(level, neck):
     """Bilinear resampling, ``align_corners=False``."""
     return Resample("bilinear")
+
+
+@ALIGNS.register
+def deconv(level, neck):
+    """FaPN, Table 1, "deconv": the kernel is not stated and no plain one gives the printed parameters."""
+    return Deconvolution(level.out_channels)
 
 
 @ALIGNS.register
