@@ -9,8 +9,6 @@ import re
 import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
-
 HERE = Path(__file__).parent
 
 INSTALL_REQUIRES = [
@@ -54,6 +52,8 @@ if "--print-requirements" in sys.argv:  # used by tools/setup_env.sh, so that th
     extras = sys.argv[sys.argv.index("--print-requirements") + 1 :]
     print("\n".join(INSTALL_REQUIRES + [r for e in extras for r in EXTRAS[e]]))
     sys.exit()
+
+from setuptools import find_packages, setup  # noqa: E402  (a bare Python >= 3.12 can print, but has no setuptools)
 
 setup(
     name="fapn_d2",
