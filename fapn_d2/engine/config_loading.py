@@ -100,7 +100,7 @@ def _read_yaml(path: str, needed_by: str) -> dict:
 
 
 def _near_files(path: str, n: int = 3) -> list[str]:
-    """YAML files with a similar name: in the folder of ``path``, in ``configs`` here, in ``configs`` of the checkout."""
+    """YAML files with a similar name: in the folder of ``path``, in ``configs`` here and of the checkout."""
     folders = {Path(path).parent, Path("configs"), Path(__file__).resolve().parents[2] / "configs"}
     files = {p.resolve() for folder in folders if folder.is_dir() for p in folder.rglob("*.yaml")}
     wanted = Path(path).name

@@ -117,7 +117,7 @@ def test_overrides(write):
     with pytest.raises(ValueError, match="--eval-only stands behind KEY VALUE pairs"):
         load_config("", ["SEED", "1", "--eval-only"])
     with pytest.raises(
-        ValueError, match="unknown config key SOLVER.BASELR in the command line; nearest: SOLVER.BASE_LR"
+        ValueError, match=r"unknown config key SOLVER.BASELR in the command line; nearest: SOLVER.BASE_LR"
     ):
         load_config("", ["SOLVER.BASELR", "1"])
 
