@@ -71,9 +71,14 @@ class FeatureAlign(nn.Module):
 
     def forward(self, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
         """(N,C,H,W), (N,C,h,w) -> (N,C,H,W): ``coarse`` aligned to ``fine``."""
-        upsampled = self.upsample(fine, coarse)
-        reference = self.offset_reduce(torch.cat([fine, self.offset_gain * upsampled], dim=1))
-        return self._align(upsampled, reference)
+        # W [L, gain U] = W_l L + up(gain W_u coarse), because a 1x1 convolution commutes with resampling, whose weights
+        # sum to one: no concatenation, and half of the product at the coarse size.
+        weight = self.offset_reduce.weight
+        of_fine, of_coarse = weight.split(fine.shape[1], dim=1)
+        reference = F.conv2d(fine, of_fine) + self.upsample(fine, F.conv2d(coarse, self.offset_gain * of_coarse))
+        if self.offset_reduce.norm is not None:
+            reference = self.offset_reduce.norm(reference)
+        return self._align(self.upsample(fine, coarse), reference)
 
     def upsample(self, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
         """(N,C,H,W), (N,C,h,w) -> (N,C,H,W): P^u of the paper, ``coarse`` at the size of ``fine``."""
