@@ -29,10 +29,10 @@ def neck_defaults() -> CN:
     # The holes of the pyramid; necks/strategies/ has a file a hole, with its names.
     for key in STRATEGY_KEYS:
         neck[key] = None
-    # What extends the pyramid above its coarsest level: "none", "max_pool" (P6 for RPN), "p6p7" (RetinaNet, FCOS).
-    # None: what the builder is for.
+    # What extends the pyramid above its coarsest level: "none", "max_pool" (P6 for RPN), "p6p7" (RetinaNet, FCOS), or
+    # another of necks/top_blocks.py. None: what the builder is for.
     neck.TOP_BLOCK = None
-    # Map that "p6p7" starts from: a bottom-up map ("res5") or a pyramid level ("p5"). Empty: coarsest bottom-up map.
+    # Map that P6 starts from in "p6p7" and its kin: a bottom-up map ("res5") or a pyramid level ("p5"). Empty: coarsest bottom-up map.
     neck.TOP_BLOCK_IN = ""
 
     # Maps that training-only branches need beside the levels: any of EXTRA_OUTPUTS in necks/topdown.py. They are in the
@@ -49,6 +49,24 @@ def neck_defaults() -> CN:
 
 def _add_data(cfg: CN) -> None:
     """Keys of fapn_d2.data."""
+    # Images left out of training because a file of theirs is missing, broken or of the wrong size; each is named in a
+    # warning and listed in OUTPUT_DIR/bad_images.txt. One more stops the run; 0 stops at the first. Evaluation never
+    # leaves any out.
+    cfg.INPUT.MAX_BAD_IMAGES = 0
+    # Training on crops of one size from randomly scaled images, as real-time segmentation does it (FaPN's Table 8,
+    # SFNet). Takes the place of INPUT.{MIN,MAX}_SIZE_TRAIN and INPUT.CROP.
+    cfg.INPUT.SCALE_CROP = CN()
+    cfg.INPUT.SCALE_CROP.ENABLED = False
+    cfg.INPUT.SCALE_CROP.SCALES = (0.75, 2.0)  # factors on the original size
+    cfg.INPUT.SCALE_CROP.SAMPLING = "range"  # SCALES is (least, greatest); "choice": SCALES lists all factors
+    cfg.INPUT.SCALE_CROP.SIZE = (1024, 1024)  # (H, W) of the crop in pixels; smaller images are padded on all sides
+    # Two keys of PointRend, here for configs that have not called its add_pointrend_config.
+    # Largest part of a crop that one class may fill; ten crops are tried. 1.0: any.
+    if "SINGLE_CATEGORY_MAX_AREA" not in cfg.INPUT.CROP:
+        cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
+    # Random brightness, contrast, saturation and hue as in SSD's training.
+    if "COLOR_AUG_SSD" not in cfg.INPUT:
+        cfg.INPUT.COLOR_AUG_SSD = False
 
 
 def _add_engine(cfg: CN) -> None:

@@ -4,9 +4,11 @@ Importing this package registers the data sets in Detectron2's catalogs and does
 """
 
 from .camvid import register_camvid
+from .loaders import build_test_loader, build_train_loader
+from .mapper import PyramidDatasetMapper
 from .shapes import generate_shapes, register_shapes
 
 register_camvid()
 register_shapes()
 
-__all__ = ["generate_shapes"]
+__all__ = ["PyramidDatasetMapper", "build_test_loader", "build_train_loader", "generate_shapes"]

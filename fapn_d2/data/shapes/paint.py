@@ -41,9 +41,7 @@ def _paint_stuff(rng: np.random.RandomState, stuff: np.ndarray) -> np.ndarray:
     blue = _mix((0.27, 0.52, 0.83), (0.72, 0.85, 0.94), np.clip(1.7 * height, 0, 1))
     clouds = np.clip((fractal(rng, (h, w), cell=(h / 5, w / 3)) - 0.52) * 3.2, 0, 1)
     layers = {
-        "sky": _mix(
-            _mix((0.27, 0.52, 0.83), (0.72, 0.85, 0.94), np.clip(1.7 * height, 0, 1)), (0.97, 0.97, 0.98), clouds
-        ),
+        "sky": _mix(blue, (0.97, 0.97, 0.98), clouds),
         "grass": _grass(rng, (h, w), height),
         "sand": _sand(rng, (h, w)),
     }

@@ -1,0 +1,144 @@
+"""Augmentations that Detectron2 lacks, and the list of them that a config describes."""
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+from detectron2.projects.point_rend import ColorAugSSDTransform
+from fvcore.transforms.transform import PadTransform, Transform, TransformList
+from PIL import Image
+
+
+class RandomScale(T.Augmentation):
+    """Resize by a random factor, the same along both axes.
+
+    Args:
+        scales: (least, greatest) factor, or all factors.
+        sampling: "range" (uniform between the two) or "choice" (one of them, equally likely).
+    """
+
+    def __init__(self, scales: Sequence[float], *, sampling: str = "range"):
+        super().__init__()
+        if sampling not in ("range", "choice"):
+            raise ValueError(f'INPUT.SCALE_CROP.SAMPLING is "{sampling}"; allowed are "range" and "choice"')
+        if not scales or min(scales) <= 0:
+            raise ValueError(f"INPUT.SCALE_CROP.SCALES must be positive factors, got {scales}")
+        if sampling == "range" and (len(scales) != 2 or scales[0] > scales[1]):
+            raise ValueError(f'INPUT.SCALE_CROP.SCALES must be (least, greatest) with SAMPLING "range", got {scales}')
+        self.scales, self.sampling = tuple(scales), sampling
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        h, w = image.shape[:2]
+        scale = np.random.uniform(*self.scales) if self.sampling == "range" else np.random.choice(self.scales)
+        new_h, new_w = max(int(h * scale + 0.5), 1), max(int(w * scale + 0.5), 1)
+        return T.ResizeTransform(h, w, new_h, new_w, Image.BILINEAR)
+
+
+class PadToSize(T.Augmentation):
+    """Pad an image below ``size`` (H, W) up to it, half of what is missing on either side.
+
+    Args:
+        size: (H, W) in pixels.
+        image_value: colour of the padding, one number a channel in the order of INPUT.FORMAT.
+        label_value: class number of the padding.
+    """
+
+    def __init__(self, size: tuple[int, int], *, image_value: Sequence[float], label_value: int):
+        super().__init__()
+        self.size, self.image_value, self.label_value = tuple(size), tuple(image_value), label_value
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        h, w = image.shape[:2]
+        rows, columns = max(self.size[0] - h, 0), max(self.size[1] - w, 0)
+        if not rows and not columns:
+            return T.NoOpTransform()
+        top, left = rows // 2, columns // 2
+        return ColorPadTransform(
+            left, top, columns - left, rows - top, w, h, pad_value=self.image_value, seg_pad_value=self.label_value
+        )
+
+
+class ColorPadTransform(PadTransform):
+    """fvcore's ``PadTransform`` with a ``pad_value`` for each channel instead of one for all."""
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        h, w = img.shape[:2]
+        color = np.asarray(self.pad_value)
+        if img.dtype == np.uint8:
+            color = color.round()
+        shape = (self.y0 + h + self.y1, self.x0 + w + self.x1, *img.shape[2:])
+        out = np.empty(shape, img.dtype)
+        out[...] = color
+        out[self.y0 : self.y0 + h, self.x0 : self.x0 + w] = img
+        return out
+
+
+def for_instance_masks(transform: Transform) -> Transform:
+    """The same transform, padding with "not this object" where it pads labels with the ignore value.
+
+    fvcore has one method for class labels and for binary masks: the ignore value would become part of every mask.
+    """
+    if isinstance(transform, TransformList):
+        return TransformList([for_instance_masks(t) for t in transform.transforms])
+    if isinstance(transform, PadTransform):
+        transform = copy.copy(transform)
+        transform.seg_pad_value = 0
+    return transform
+
+
+def crops(cfg: CfgNode, is_train: bool) -> bool:
+    """Whether images lose a part of themselves before the model sees them."""
+    return is_train and (cfg.INPUT.CROP.ENABLED or cfg.INPUT.SCALE_CROP.ENABLED)
+
+
+def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation | Transform]:
+    """What happens to an image before it reaches the model.
+
+    Training: resize, crop, colour, flip; the order of PointRend's training for semantic segmentation, here for every
+    task (Detectron2's own mapper crops before it resizes). With INPUT.SCALE_CROP: scale, pad, crop, colour, flip.
+    Inference: Detectron2's resize.
+
+    Raises:
+        ValueError: settings that exclude each other or are out of range; names the keys.
+    """
+    if not is_train:
+        return detection_utils.build_augmentation(cfg, is_train=False)
+    if cfg.INPUT.SCALE_CROP.ENABLED:
+        augmentations = _scale_crop(cfg)
+    else:
+        short, long, sampling = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+        augmentations = [T.ResizeShortestEdge(short, long, sampling)]
+        if cfg.INPUT.CROP.ENABLED:
+            augmentations.append(_crop(cfg, cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+    if cfg.INPUT.COLOR_AUG_SSD:
+        if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
+            raise ValueError(f'INPUT.COLOR_AUG_SSD needs INPUT.FORMAT "BGR" or "RGB", got "{cfg.INPUT.FORMAT}"')
+        augmentations.append(ColorAugSSDTransform(img_format=cfg.INPUT.FORMAT))
+    if cfg.INPUT.RANDOM_FLIP != "none":
+        flip = cfg.INPUT.RANDOM_FLIP
+        augmentations.append(T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical"))
+    return augmentations
+
+
+def _scale_crop(cfg: CfgNode) -> list[T.Augmentation]:
+    node = cfg.INPUT.SCALE_CROP
+    if cfg.INPUT.CROP.ENABLED:
+        raise ValueError("INPUT.CROP.ENABLED and INPUT.SCALE_CROP.ENABLED are both set; disable one of them")
+    if len(node.SIZE) != 2 or min(node.SIZE) < 1:
+        raise ValueError(f"INPUT.SCALE_CROP.SIZE must be (H, W) in pixels, got {node.SIZE}")
+    ignore = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    return [
+        RandomScale(node.SCALES, sampling=node.SAMPLING),
+        PadToSize(node.SIZE, image_value=cfg.MODEL.PIXEL_MEAN, label_value=ignore),
+        _crop(cfg, "absolute", node.SIZE),
+    ]
+
+
+def _crop(cfg: CfgNode, kind: str, size: Sequence[float]) -> T.Augmentation:
+    limit = cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA
+    if limit >= 1:
+        return T.RandomCrop(kind, size)
+    return T.RandomCrop_CategoryAreaConstraint(kind, size, limit, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)

@@ -1,0 +1,53 @@
+"""Detectron2's data loaders with this project's mapper."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetFromList,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+
+from .bad_images import SkipBadImages
+from .mapper import PyramidDatasetMapper
+
+
+def build_train_loader(
+    cfg: CfgNode, *, mapper: Callable | None = None, sampler: torch.utils.data.Sampler | None = None
+):
+    """Endless batches of DATASETS.TRAIN for this process: lists of SOLVER.IMS_PER_BATCH / processes samples.
+
+    Args:
+        cfg: DATASETS, DATALOADER, INPUT and SOLVER.IMS_PER_BATCH are read.
+        mapper: record -> sample; default :class:`PyramidDatasetMapper`.
+        sampler: order of the records; default the one that DATALOADER.SAMPLER_TRAIN names.
+    """
+    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
+    records = get_detection_dataset_dicts(
+        cfg.DATASETS.TRAIN,
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        min_keypoints=keypoints,
+        proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+    )
+    # Packed once and shared, also between processes that are forked.
+    dataset = DatasetFromList(records, copy=False)
+    mapper = mapper or PyramidDatasetMapper(cfg, is_train=True)
+    if cfg.INPUT.MAX_BAD_IMAGES:
+        log_file = Path(cfg.OUTPUT_DIR) / "bad_images.txt"
+        mapper = SkipBadImages(mapper, dataset, limit=cfg.INPUT.MAX_BAD_IMAGES, log_file=log_file)
+    return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset, sampler=sampler)
+
+
+def build_test_loader(cfg: CfgNode, name: str, *, mapper: Callable | None = None):
+    """Each image of the data set ``name`` once, divided among the processes, one image a batch.
+
+    Args:
+        cfg: DATALOADER and INPUT are read.
+        name: a name in Detectron2's catalog.
+        mapper: record -> sample; default :class:`PyramidDatasetMapper`.
+    """
+    return build_detection_test_loader(cfg, name, mapper=mapper or PyramidDatasetMapper(cfg, is_train=False))
