@@ -35,9 +35,9 @@ foreign=(--no-deps --require-hashes --only-binary=:all: --python-version 3.10 --
 if [ ! -e "$stamp" ]; then
     say "collecting wheels in $wheels (about 3 GB with torch, once per machine)"
     # one line a package is enough to see that it moves
-    pip wheel --find-links "$wheels" -w "$wheels" -c requirements/constraints.txt -r "$requirements" \
+    pip wheel --use-pep517 --find-links "$wheels" -w "$wheels" -c requirements/constraints.txt -r "$requirements" \
         2> >(grep -v ^WARNING >&2) | sed -un 's/^ *\(Downloading .*\|Building wheel.*\)/  \1/p'
-    pip wheel -qq --no-deps --find-links "$wheels" -w "$wheels" -r requirements/no-deps.txt
+    pip wheel -qq --use-pep517 --no-deps --find-links "$wheels" -w "$wheels" -r requirements/no-deps.txt
     pip download -qq "${foreign[@]}" -d "$wheels" -r requirements/detectron2.txt
     touch "$stamp"
 fi
