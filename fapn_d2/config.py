@@ -29,10 +29,11 @@ def neck_defaults() -> CN:
     # The holes of the pyramid; necks/strategies/ has a file a hole, with its names.
     for key in STRATEGY_KEYS:
         neck[key] = None
-    # What extends the pyramid above its coarsest level: "none", "max_pool" (P6 for RPN), "p6p7" (RetinaNet, FCOS), or
-    # another of necks/top_blocks.py. None: what the builder is for.
+    # What extends the pyramid above its coarsest level: "none", "max_pool" (P6 for RPN), "p6p7" (RetinaNet, FCOS), or,
+    # as in mmdetection's RetinaNet, without ReLU between P6 and P7: "p6p7_linear", "p6p7_context" (AugFPN: the mean of
+    # the context map is added to P6), "p6p7_relu_context" (AugFPN's FCOS). None: what the builder is for.
     neck.TOP_BLOCK = None
-    # Map that P6 starts from in "p6p7" and its kin: a bottom-up map ("res5") or a pyramid level ("p5"). Empty: coarsest bottom-up map.
+    # Map that these P6 start from: a bottom-up map ("res5") or a pyramid level ("p5"). Empty: coarsest bottom-up map.
     neck.TOP_BLOCK_IN = ""
 
     # Maps that training-only branches need beside the levels: any of EXTRA_OUTPUTS in necks/topdown.py. They are in the
@@ -44,6 +45,14 @@ def neck_defaults() -> CN:
     neck.DEFORM.GROUPS = 8  # offset groups of the deformable convolution; the paper's text describes 1
     neck.DEFORM.UPSAMPLE = "bilinear"  # coarse map to fine size before alignment; "nearest" in Appendix B
     neck.DEFORM.OFFSET_GAIN = 2.0  # factor on the upsampled map where offsets are predicted; the paper's text has 1
+
+    # CONTEXT "residual_augmentation": AugFPN, Section 3.2 and Table 4.
+    neck.RESIDUAL_AUGMENTATION = CN()
+    # "ratio": ratio-invariant average pooling; "psp": to fixed sizes; "gap", "gmp": global average or maximum.
+    neck.RESIDUAL_AUGMENTATION.POOLING = "ratio"
+    neck.RESIDUAL_AUGMENTATION.RATIOS = [0.1, 0.2, 0.3]  # of "ratio": pooled height and width over the map's; alpha
+    neck.RESIDUAL_AUGMENTATION.SIZES = [1, 2, 3]  # of "psp": pooled height and width, in pixels
+    neck.RESIDUAL_AUGMENTATION.FUSION = "asf"  # of the pooled maps; "sum", "max", "acf": see SOFT_ROI_SELECTION
     return neck
 
 

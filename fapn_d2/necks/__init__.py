@@ -1,11 +1,19 @@
 """Feature pyramids: one top-down loop with holes, strategies to fill them, presets that are the papers."""
 
-from .build import build_pyramid_backbone, build_resnet_fapn_backbone, build_retinanet_resnet_fapn_backbone
+from .build import (
+    build_pyramid_backbone,
+    build_resnet_augfpn_backbone,
+    build_resnet_fapn_backbone,
+    build_retinanet_resnet_augfpn_backbone,
+    build_retinanet_resnet_fapn_backbone,
+)
 from .topdown import TopDownPyramid
 
 __all__ = [
     "TopDownPyramid",
     "build_pyramid_backbone",
+    "build_resnet_augfpn_backbone",
     "build_resnet_fapn_backbone",
+    "build_retinanet_resnet_augfpn_backbone",
     "build_retinanet_resnet_fapn_backbone",
 ]

@@ -5,16 +5,14 @@ import math
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 
 from fapn_d2.config import neck_defaults
 
 from . import strategies  # noqa: F401  (imported to register)
 from .presets import resolve_strategies
 from .registry import ALIGNS, CONTEXTS, FUSES, LATERALS, MERGES, OUTPUTS, Level
+from .top_blocks import build_top_block
 from .topdown import TopDownPyramid
-
-TOP_BLOCKS = ("none", "max_pool", "p6p7")
 
 
 @BACKBONE_REGISTRY.register()
@@ -35,7 +33,29 @@ def build_retinanet_resnet_fapn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -
     return build_pyramid(cfg, input_shape, preset="fapn", top_block="p6p7")
 
 
-def build_pyramid(cfg: CfgNode, input_shape: ShapeSpec, *, preset: str | None, top_block: str) -> TopDownPyramid:
+@BACKBONE_REGISTRY.register()
+def build_resnet_augfpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TopDownPyramid:
+    """AugFPN with P6 by max-pooling: replaces ``build_resnet_fpn_backbone`` in R-CNN.
+
+    In training it gives the raw laterals too, for the Consistent Supervision of ``AugFPNROIHeads``.
+    """
+    return build_pyramid(cfg, input_shape, preset="augfpn", top_block="max_pool", extra_outputs=("lateral",))
+
+
+@BACKBONE_REGISTRY.register()
+def build_retinanet_resnet_augfpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TopDownPyramid:
+    """AugFPN with P6 and P7 of its one-stage code: replaces ``build_retinanet_resnet_fpn_backbone``."""
+    return build_pyramid(cfg, input_shape, preset="augfpn", top_block="p6p7_context", extra_outputs=("lateral",))
+
+
+def build_pyramid(
+    cfg: CfgNode,
+    input_shape: ShapeSpec,
+    *,
+    preset: str | None,
+    top_block: str,
+    extra_outputs: tuple[str, ...] = (),
+) -> TopDownPyramid:
     """Build a bottom-up network and the pyramid on it.
 
     Args:
@@ -43,6 +63,7 @@ def build_pyramid(cfg: CfgNode, input_shape: ShapeSpec, *, preset: str | None, t
         input_shape: channels of the image.
         preset: the builder's own preset, which MODEL.NECK.PRESET may not contradict; None leaves it to that key.
         top_block: what MODEL.NECK.TOP_BLOCK is when it is left at None.
+        extra_outputs: what MODEL.NECK.EXTRA_OUTPUTS has besides what it names.
 
     Raises:
         ValueError: a name that is not registered, a list of the wrong length, a feature that the bottom-up network does
@@ -65,8 +86,8 @@ def build_pyramid(cfg: CfgNode, input_shape: ShapeSpec, *, preset: str | None, t
         merges=names["MERGE"],
     )
     merges = [MERGES.get(name)() for name in names["MERGE"]]
-    extension = _build_top_block(neck, neck.TOP_BLOCK or top_block, bottom_up.output_shape(), levels)
     context = CONTEXTS.build(names["CONTEXT"][0], levels[-1], neck)
+    extension = build_top_block(neck, neck.TOP_BLOCK or top_block, bottom_up.output_shape(), levels, context)
     laterals, outputs, aligns, fuses = [], [], [], []
     for i, level in enumerate(levels):
         merge = merges[i] if i < len(merges) else None
@@ -87,7 +108,7 @@ def build_pyramid(cfg: CfgNode, input_shape: ShapeSpec, *, preset: str | None, t
         outputs=outputs,
         context=context,
         top_block=extension,
-        extra_outputs=neck.EXTRA_OUTPUTS,
+        extra_outputs=dict.fromkeys([*extra_outputs, *neck.EXTRA_OUTPUTS]),
     )
 
 
@@ -131,24 +152,6 @@ def _build_bottom_up(cfg: CfgNode, neck: CfgNode, input_shape: ShapeSpec) -> Bac
         allowed = sorted(name for name, _ in BACKBONE_REGISTRY)
         raise ValueError(f"MODEL.NECK.BOTTOM_UP: no backbone is registered as {neck.BOTTOM_UP!r}; known: {allowed}")
     return BACKBONE_REGISTRY.get(neck.BOTTOM_UP)(cfg, input_shape)
-
-
-def _build_top_block(neck: CfgNode, name: str, shapes: dict[str, ShapeSpec], levels: list[Level]):
-    top = levels[-1]
-    if name == "none":
-        return None
-    if name == "max_pool":
-        block = LastLevelMaxPool()
-        block.in_feature = f"p{top.stage}"  # Detectron2 has "p5" there, whatever the coarsest level is
-        return block
-    if name == "p6p7":
-        source = neck.TOP_BLOCK_IN or top.feature
-        channels = {f: shape.channels for f, shape in shapes.items()}
-        channels |= {f"p{level.stage}": level.out_channels for level in levels}
-        if source not in channels:
-            raise ValueError(f"MODEL.NECK.TOP_BLOCK_IN: there is no map {source!r}; allowed: {', '.join(channels)}")
-        return LastLevelP6P7(channels[source], top.out_channels, source)
-    raise ValueError(f"MODEL.NECK.TOP_BLOCK: unknown value {name!r}; allowed: {', '.join(TOP_BLOCKS)}")
 
 
 def _check_merge(merge, align, merge_name: str, align_name: str) -> None:

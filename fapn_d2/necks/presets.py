@@ -38,6 +38,16 @@ PRESETS: dict[str, dict[str, str | Split | None]] = {
         "MERGE": "align_then_fuse",
         "OUTPUT": Split("conv3x3", top="identity"),
     },
+    # Guo et al., CVPR 2020, as in the official code. Its 3x3 convolutions keep their channels, so that Detectron2's
+    # initialisation and mmdetection's are one.
+    "augfpn": {
+        "CONTEXT": "residual_augmentation",
+        "LATERAL": "conv1x1_xavier",
+        "ALIGN": "nearest",
+        "FUSE": None,
+        "MERGE": "align_then_fuse",
+        "OUTPUT": "conv3x3",
+    },
 }
 
 

@@ -37,7 +37,8 @@ class TopDownPyramid(Backbone):
         context: module C5 -> map of D channels that replaces the coarsest lateral (attribute ``replaces_lateral``) or
             is added to it.
         top_block: extends the pyramid; ``in_feature`` names a bottom-up map or a pyramid level, ``num_levels`` says
-            how many levels its list has (Detectron2's ``LastLevelMaxPool``, ``LastLevelP6P7``).
+            how many levels its list has (Detectron2's ``LastLevelMaxPool``, ``LastLevelP6P7``); one whose attribute
+            ``needs_context`` is true is called with the context map as well.
         extra_outputs: kinds of maps, of EXTRA_OUTPUTS, that the feature dict has besides in training mode: for
             auxiliary losses. They are not in ``output_shape()``, so that no head of Detectron2's takes them for levels.
 
@@ -102,25 +103,27 @@ class TopDownPyramid(Backbone):
         """Bottom-up maps by name -> pyramid levels by name; ``forward`` without the bottom-up network."""
         pyramid, extra = {}, {}
         merged = None
+        context = self.context(maps[self.levels[-1].feature]) if self.context is not None else None
         for i in reversed(range(len(self.levels))):
             level = self.levels[i]
             c = maps[level.feature]
             lateral = self._part("lateral", level)
             fine = c if lateral is None else lateral(c)
-            merged = self._coarsest(c, lateral, fine) if merged is None else self._merge(i, fine, merged)
+            merged = self._coarsest(context, lateral, fine) if merged is None else self._merge(i, fine, merged)
             pyramid[f"p{level.stage}"] = self._part("output", level)(merged)
             if self.training:
                 extra |= self._extra(level, c, fine if lateral is not None else None, merged)
         if self.top_block is not None:
-            source = self.top_block.in_feature
-            added = self.top_block(maps[source] if source in maps else pyramid[source])
+            name = self.top_block.in_feature
+            source = maps[name] if name in maps else pyramid[name]
+            needs_context = getattr(self.top_block, "needs_context", False)
+            added = self.top_block(source, context) if needs_context else self.top_block(source)
             pyramid.update(zip(self._out_features[len(self.levels) :], added))
         return {name: pyramid[name] for name in self._out_features} | extra
 
-    def _coarsest(self, c: torch.Tensor, lateral: nn.Module | None, fine: torch.Tensor) -> torch.Tensor:
-        if self.context is None:
+    def _coarsest(self, context: torch.Tensor | None, lateral: nn.Module | None, fine: torch.Tensor) -> torch.Tensor:
+        if context is None:
             return fine
-        context = self.context(c)
         return context if lateral is None else fine + context
 
     def _merge(self, i: int, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ import fvcore.nn.weight_init as weight_init
 from detectron2.layers import Conv2d, get_norm
 
 from fapn_d2.layers.feature_selection import FeatureSelection
+from fapn_d2.layers.initialization import xavier_uniform
 
 from ..registry import LATERALS, Level
 
@@ -27,6 +28,14 @@ def conv1x1(level, neck):
 def conv1x1_default_init(level, neck):
     """The same with PyTorch's own initialisation, which the official FaPN leaves on its coarsest level."""
     return _conv1x1(level)
+
+
+@LATERALS.register
+def conv1x1_xavier(level, neck):
+    """The same as mmdetection initialises it, for AugFPN and its FPN baselines."""
+    conv = _conv1x1(level)
+    xavier_uniform(conv)
+    return conv
 
 
 @LATERALS.register
