@@ -7,7 +7,7 @@ Layout: ``<data root>/camvid/{train,val,test}/*.png|jpg``, labels of the same st
 import os
 from pathlib import Path
 
-from .catalog import register
+from .catalog import advice, register
 from .pairs import pair_files
 
 CLASSES = (
@@ -55,7 +55,7 @@ def load_camvid(root: str | os.PathLike, splits: tuple[str, ...]) -> list[dict]:
     """
     records = []
     for split in splits:
-        pairs = pair_files(Path(root) / split, Path(root) / f"{split}annot", mend="Run datasets/prepare_camvid.py.")
+        pairs = pair_files(Path(root) / split, Path(root) / f"{split}annot", mend=advice("camvid"))
         records += [{"file_name": str(image), "sem_seg_file_name": str(label)} for image, label in pairs]
     return records
 

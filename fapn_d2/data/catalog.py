@@ -17,7 +17,40 @@ def data_root() -> str:
     return os.path.expanduser(os.getenv(ROOT_VARIABLE, "datasets"))
 
 
-def register(name: str, load: Callable[[str], list[dict]], *, paths: Mapping[str, str], **metadata) -> None:
+#: What makes a data set that is absent, by the beginning of its name; the first that fits.
+_ADVICE = (
+    ("camvid", "Make it with datasets/prepare_camvid.py."),
+    ("shapes", "Remove what is left of its folder: it is generated anew on the next use."),
+    ("coco_2017_train_panoptic", "The labels of stuff are made by Detectron2's datasets/prepare_panoptic_fpn.py."),
+    ("coco_2017_val_panoptic", "The labels of stuff are made by Detectron2's datasets/prepare_panoptic_fpn.py."),
+    ("cityscapes_fine_sem_seg", "Train ids are made by cityscapesscripts/preparation/createTrainIdLabelImgs.py."),
+    ("cityscapes_fine_panoptic", "Its labels are made by cityscapesscripts/preparation/createPanopticImgs.py."),
+    ("ade20k", "Its labels are made by Detectron2's datasets/prepare_ade20k_sem_seg.py."),
+)
+
+
+def advice(name: str) -> str:
+    """What to do when files of the data set ``name`` are absent."""
+    value = os.getenv(ROOT_VARIABLE)
+    now = f"is {value}" if value else "is not set"
+    made = next((text + " " for start, text in _ADVICE if name.startswith(start)), "")
+    return (
+        f"{made}Data sets are looked for in {os.path.abspath(data_root())} (the environment variable {ROOT_VARIABLE} "
+        f"{now}); datasets/README.md shows what is expected there."
+    )
+
+
+_PLACES: dict[str, tuple[Mapping[str, str], Callable[[str], object] | None]] = {}
+
+
+def register(
+    name: str,
+    load: Callable[[str], list[dict]],
+    *,
+    paths: Mapping[str, str],
+    prepare: Callable[[str], object] | None = None,
+    **metadata,
+) -> None:
     """Register a data set that is looked for under :func:`data_root` each time it is asked for.
 
     Detectron2 reads the variable once, at import; notebooks and tests set it later. A name that is taken already is
@@ -27,6 +60,7 @@ def register(name: str, load: Callable[[str], list[dict]], *, paths: Mapping[str
         name: the name in Detectron2's catalogs.
         load: data root -> records in Detectron2's format.
         paths: metadata that are paths, relative to the data root.
+        prepare: data root -> anything; called before each use, for data sets that can make themselves.
         **metadata: everything else for the ``MetadataCatalog``.
     """
     if name in DatasetCatalog:
@@ -34,15 +68,27 @@ def register(name: str, load: Callable[[str], list[dict]], *, paths: Mapping[str
         return
 
     def load_from_current_root() -> list[dict]:
-        root = data_root()
-        _set_paths(name, root, paths)
-        return load(root)
+        locate(name)
+        return load(data_root())
 
     DatasetCatalog.register(name, load_from_current_root)
     MetadataCatalog.get(name).set(**metadata)
-    _set_paths(name, data_root(), paths)
+    _PLACES[name] = (paths, prepare)
+    _set_paths(name)
 
 
-def _set_paths(name: str, root: str, paths: Mapping[str, str]) -> None:
+def locate(name: str) -> None:
+    """Bring the paths in the metadata of ``name`` up to date with the data root, and make the data set if it can make
+    itself. Data sets registered by others are left alone."""
+    if name not in _PLACES:
+        return
+    _set_paths(name)
+    prepare = _PLACES[name][1]
+    if prepare:
+        prepare(data_root())
+
+
+def _set_paths(name: str) -> None:
     # Metadata refuses to change a value, which guards class lists; a folder that moved is no contradiction.
+    root, paths = data_root(), _PLACES[name][0]
     vars(MetadataCatalog.get(name)).update({key: os.path.join(root, path) for key, path in paths.items()})

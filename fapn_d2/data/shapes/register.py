@@ -51,8 +51,12 @@ _STUFF = {
 }
 
 
+def _prepare(root: str) -> None:
+    ensure_shapes(os.path.join(root, _FOLDER))
+
+
 def _place(root: str, split: str, key: str) -> str:
-    return str(folder(ensure_shapes(os.path.join(root, _FOLDER)), split, key))
+    return str(folder(os.path.join(root, _FOLDER), split, key))
 
 
 def _objects(root: str, split: str, name: str) -> list[dict]:
@@ -76,6 +80,7 @@ def register_shapes() -> None:
             name := f"shapes_{split}",
             lambda root, s=split, n=name: _objects(root, s, n),
             paths=images | {"json_file": below["json_file"]},
+            prepare=_prepare,
             evaluator_type="coco",
             **_THINGS,
         )
@@ -83,6 +88,7 @@ def register_shapes() -> None:
             f"shapes_{split}_sem_seg",
             lambda root, s=split: _regions(root, s, "sem_seg_root"),
             paths=images | {"sem_seg_root": below["sem_seg_root"]},
+            prepare=_prepare,
             evaluator_type="sem_seg",
             ignore_label=IGNORE_LABEL,
             **_ALL_AS_STUFF,
@@ -91,6 +97,7 @@ def register_shapes() -> None:
             f"shapes_{split}_panoptic_stuffonly",
             lambda root, s=split: _regions(root, s, "stuff_root"),
             paths=images | {"sem_seg_root": below["stuff_root"]},
+            prepare=_prepare,
             evaluator_type="sem_seg",
             ignore_label=IGNORE_LABEL,
             **_THINGS,
@@ -102,6 +109,7 @@ def register_shapes() -> None:
             paths=images
             | {key: below[key] for key in ("json_file", "panoptic_json", "panoptic_root")}
             | {"sem_seg_root": below["stuff_root"]},
+            prepare=_prepare,
             evaluator_type="coco_panoptic_seg",
             ignore_label=IGNORE_LABEL,
             **_THINGS,

@@ -1,0 +1,138 @@
+"""Questions to data sets before a training or an evaluation starts: known, complete, fit for the model?"""
+
+import difflib
+import functools
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from .catalog import locate
+from .presence import check_files
+
+#: Meta-architecture -> labels that it learns from -> key with its number of classes. Subclasses need what their
+#: nearest listed ancestor needs; a meta-architecture without such an ancestor is not checked for classes.
+NEEDS: dict[str, dict[str, str | None]] = {
+    "ProposalNetwork": {"objects": None},
+    "GeneralizedRCNN": {"objects": "MODEL.ROI_HEADS.NUM_CLASSES"},
+    "RetinaNet": {"objects": "MODEL.RETINANET.NUM_CLASSES"},
+    "SemanticSegmentor": {"regions": "MODEL.SEM_SEG_HEAD.NUM_CLASSES"},
+    "PanopticFPN": {"objects": "MODEL.ROI_HEADS.NUM_CLASSES", "regions": "MODEL.SEM_SEG_HEAD.NUM_CLASSES"},
+}
+
+_CLASS_NAMES = {"objects": "thing_classes", "regions": "stuff_classes"}
+
+#: Labels that a data set has, by the kind of its evaluation.
+_LABELS = {
+    "coco": {"objects"},
+    "lvis": {"objects"},
+    "pascal_voc": {"objects"},
+    "cityscapes_instance": {"objects"},
+    "sem_seg": {"regions"},
+    "cityscapes_sem_seg": {"regions"},
+    "coco_panoptic_seg": {"objects", "regions"},
+    "cityscapes_panoptic_seg": {"objects", "regions"},
+}
+
+
+def check_datasets(cfg: CfgNode, names: Sequence[str] | None = None) -> None:
+    """:func:`check_dataset` for each of ``names``; by default all of DATASETS.TRAIN and DATASETS.TEST."""
+    if names is None:
+        names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    for name in dict.fromkeys([names] if isinstance(names, str) else names):
+        check_dataset(cfg, name)
+
+
+def check_dataset(cfg: CfgNode, name: str) -> None:
+    """Raise what a training or an evaluation on ``name`` would stumble over, hours later maybe.
+
+    Lists folders and searches JSON files; opens no image. A data set that can make itself ("shapes") is made.
+
+    Args:
+        cfg: the model's keys; a data set in DATASETS.TRAIN must have every kind of labels that the model learns from,
+            any other one of them.
+        name: a name in Detectron2's catalog.
+
+    Raises:
+        ValueError: the name is unknown (the nearest are suggested); the data set lacks labels that the model needs; the
+            numbers of classes or the ignore values of data set and config differ.
+        FileNotFoundError: files or folders are absent, or half there.
+    """
+    if name not in DatasetCatalog:
+        near = difflib.get_close_matches(name, list(DatasetCatalog), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see DatasetCatalog.list() for the registered ones."
+        raise ValueError(f'data set "{name}" is not registered; {hint}')
+    locate(name)
+    try:
+        check_files(name)
+    except (FileNotFoundError, ValueError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"data set {name}: {error}") from error
+    needs = _needs(cfg)
+    shared = _check_labels(cfg, name, needs)
+    for kind in needs.keys() & shared:
+        _check_classes(cfg, name, kind)
+    if "regions" in shared and name in cfg.DATASETS.TRAIN:
+        ignored, ours = MetadataCatalog.get(name).get("ignore_label"), cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+        if ignored is not None and ignored != ours:
+            raise ValueError(
+                f"data set {name} marks unlabelled pixels with {ignored}, MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {ours}; "
+                f"set it to {ignored}"
+            )
+
+
+def _needs(cfg: CfgNode) -> dict[str, str | None]:
+    if cfg.MODEL.META_ARCHITECTURE not in META_ARCH_REGISTRY:
+        return {}  # building the model says so
+    ancestors = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).__mro__
+    return next((NEEDS[a.__name__] for a in ancestors if a.__name__ in NEEDS), {})
+
+
+def _check_labels(cfg: CfgNode, name: str, needs: dict[str, str | None]) -> set[str]:
+    """Kinds of labels that model and data set have in common."""
+    available = _labels(name)
+    if available is None:
+        return set(needs)
+    missing = needs.keys() - available
+    if missing and (name in cfg.DATASETS.TRAIN or missing == needs.keys()):
+        fit = [other for other in DatasetCatalog if needs.keys() <= (_labels(other) or set())]
+        near = difflib.get_close_matches(name, fit, n=2, cutoff=0.3)
+        raise ValueError(
+            f"data set {name} has labels of {' and '.join(sorted(available))} only, "
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} needs {' and '.join(sorted(needs))}"
+            + (f"; try {' or '.join(near)}" if near else "")
+        )
+    return needs.keys() & available
+
+
+def _labels(name: str) -> set[str] | None:
+    """Kinds of labels that a data set has; None for kinds of evaluation that Detectron2 does not know."""
+    return _LABELS.get(MetadataCatalog.get(name).get("evaluator_type"))
+
+
+def _check_classes(cfg: CfgNode, name: str, kind: str) -> None:
+    metadata = MetadataCatalog.get(name)
+    if not metadata.get(_CLASS_NAMES[kind]):
+        DatasetCatalog.get(name)  # loading a COCO file fills in the names of its classes
+    classes = metadata.get(_CLASS_NAMES[kind])
+    if not classes:
+        return
+    shown = ", ".join(classes[:4]) + (", ..." if len(classes) > 4 else "")
+    for key in _class_keys(cfg, kind):
+        configured = functools.reduce(getattr, key.split("."), cfg)
+        if configured != len(classes):
+            raise ValueError(
+                f"data set {name} has {len(classes)} classes of {kind} ({shown}), "
+                f"{key} is {configured}; set it to {len(classes)}"
+            )
+
+
+def _class_keys(cfg: CfgNode, kind: str) -> list[str]:
+    """Keys that must hold the number of classes; PointRend's point head has one of its own."""
+    keys = [key for key in [_needs(cfg)[kind]] if key]
+    if kind == "objects":
+        points = keys and cfg.MODEL.MASK_ON and cfg.MODEL.ROI_MASK_HEAD.get("POINT_HEAD_ON", False)
+    else:
+        points = cfg.MODEL.SEM_SEG_HEAD.NAME == "PointRendSemSegHead"
+    return keys + ["MODEL.POINT_HEAD.NUM_CLASSES"] if points else keys
