@@ -1,0 +1,58 @@
+"""The evaluator of each kind of data set."""
+
+import json
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
+
+from fapn_d2.engine import load_config
+from fapn_d2.evaluation import SemSegEvaluator, build_evaluator
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """register(kind, record) -> name; with the metadata that all kinds need together."""
+    (tmp_path / "boxes.json").write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
+    names = []
+
+    def register(kind: str | None, **record) -> str:
+        names.append(f"toy_{kind}_{tmp_path.name}_{len(names)}")
+        DatasetCatalog.register(names[-1], lambda: [{"file_name": "a.jpg", **record}])
+        MetadataCatalog.get(names[-1]).set(
+            json_file=str(tmp_path / "boxes.json"),
+            stuff_classes=["a"],
+            thing_dataset_id_to_contiguous_id={1: 0},
+            stuff_dataset_id_to_contiguous_id={2: 0},
+        )
+        if kind is not None:
+            MetadataCatalog.get(names[-1]).evaluator_type = kind
+        return names[-1]
+
+    yield register
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_one_kind_one_evaluator(dataset, tmp_path):
+    cfg = load_config()
+    assert isinstance(build_evaluator(cfg, dataset("coco"), str(tmp_path)), COCOEvaluator)
+    semantic = dataset("sem_seg", sem_seg_file_name="a.png")
+    assert isinstance(build_evaluator(cfg, semantic, str(tmp_path)), SemSegEvaluator)
+
+
+def test_panoptic_data_are_scored_in_all_ways(dataset, tmp_path):
+    cfg = load_config()
+    full = build_evaluator(cfg, dataset("coco_panoptic_seg", sem_seg_file_name="a.png"), str(tmp_path))
+    assert isinstance(full, DatasetEvaluators)
+    kinds = [type(evaluator).__name__ for evaluator in full._evaluators]
+    assert kinds == ["COCOEvaluator", "SemSegEvaluator", "COCOPanopticEvaluator"]
+    standard = build_evaluator(cfg, dataset("coco_panoptic_seg"), str(tmp_path))
+    assert [type(e).__name__ for e in standard._evaluators] == ["COCOEvaluator", "COCOPanopticEvaluator"]
+
+
+def test_unknown_kind(dataset, tmp_path):
+    for kind in ("keypoints_3d", None):
+        with pytest.raises(ValueError, match=rf"evaluator_type {kind!r}; known are coco, coco_panoptic_seg, sem_seg"):
+            build_evaluator(load_config(), dataset(kind), str(tmp_path))
