@@ -1,0 +1,172 @@
+"""Modulated deformable convolution (Zhu et al., "Deformable ConvNets v2", 2019), the alignment of FaPN's Section 3.1.
+
+Letters: N images, C input and O output channels, H x W input and h x w output size, K = kh*kw taps, G offset groups.
+
+The operator ``fapn_d2::modulated_deform_conv2d`` has kernels of its own for CPU (deform_conv_cpu.py) and CUDA
+(deform_conv_triton.py); `set_backend` chooses between them and torchvision's, which computes the same.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
+from torchvision.ops import deform_conv2d
+
+from .deform_conv_op import operator, output_size
+
+BACKENDS = ("auto", "torchvision")
+_backend = "auto"
+
+
+def set_backend(name: str) -> str:
+    """Choose who computes: "auto" (this project's kernels where they run) or "torchvision". Returns the previous
+    choice, so that it can be put back. Holds for the process. Raises ValueError for other names."""
+    global _backend
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r} of the deformable convolution: choose one of {', '.join(BACKENDS)}")
+    previous, _backend = _backend, name
+    return previous
+
+
+def modulated_deform_conv2d(
+    x: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 1,
+    dilation: int | tuple[int, int] = 1,
+) -> Tensor:
+    """Convolution whose taps are moved by ``offset`` (pixels of x, bilinear, zero outside) and scaled by ``mask``.
+
+    Args:
+        x: (N, C, H, W).
+        offset: (N, 2*G*K, h, w), group-major, then taps in row-major order, then (dy, dx). Group g moves the taps for
+            input channels g*C/G to (g+1)*C/G. G is inferred.
+        mask: (N, G*K, h, w), used as it is (no sigmoid), or None for ones.
+        weight: (O, C, kh, kw).
+        bias: (O,) or None.
+        stride, padding, dilation: an int or a (vertical, horizontal) pair.
+
+    Returns:
+        (N, O, h, w). Under autocast, in its dtype; ``x`` and ``weight`` are then rounded to it, ``offset`` and ``mask``
+        are used in the precision they come in.
+
+    Raises:
+        ValueError: for shapes that do not fit, naming the argument, its shape and the shape it needs.
+
+    Equal to `torchvision.ops.deform_conv2d`, also in the one-sided derivatives at whole pixels.
+    """
+    stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
+    _check_shapes(x, offset, mask, weight, bias, stride, padding, dilation)
+    if _prefer_torchvision(x):
+        return _torchvision(x, offset, mask, weight, bias, stride, padding, dilation)
+    return operator(x, offset, mask, weight, bias, stride, padding, dilation)
+
+
+class ModulatedDeformConv2d(nn.Module):
+    """`modulated_deform_conv2d` with its own ``weight`` and ``bias``; offsets and mask come from outside.
+
+    Initialised like the layer in FaPN: weights uniform within 1/sqrt(fan-in) of zero, bias zero.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int] = 3,
+        *,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 1,
+        dilation: int | tuple[int, int] = 1,
+        offset_groups: int = 1,
+        bias: bool = True,
+    ):
+        """Raises ValueError where ``in_channels`` is not a multiple of ``offset_groups``."""
+        super().__init__()
+        if offset_groups < 1 or in_channels % offset_groups:
+            raise ValueError(f"offset_groups {offset_groups} must divide the {in_channels} input channels")
+        self.kernel_size = _pair(kernel_size)
+        self.stride, self.padding, self.dilation = _pair(stride), _pair(padding), _pair(dilation)
+        self.offset_groups = offset_groups
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *self.kernel_size))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.reset_parameters()
+
+    @property
+    def offset_channels(self) -> int:
+        """Channels that ``offset`` must have; ``mask`` has half as many."""
+        return 2 * self.offset_groups * math.prod(self.kernel_size)
+
+    def reset_parameters(self) -> None:
+        bound = 1 / math.sqrt(self.weight[0].numel())
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor, offset: Tensor, mask: Tensor | None) -> Tensor:
+        """x (N, C, H, W), offset (N, `offset_channels`, h, w), mask (half its channels) -> (N, O, h, w)."""
+        if offset.shape[1] != self.offset_channels:
+            raise ValueError(
+                f"offset has shape {tuple(offset.shape)}, but {self.offset_groups} offset groups and kernel "
+                f"{self.kernel_size} need {self.offset_channels} channels"
+            )
+        return modulated_deform_conv2d(
+            x, offset, mask, self.weight, self.bias, stride=self.stride, padding=self.padding, dilation=self.dilation
+        )
+
+    def extra_repr(self) -> str:
+        out_channels, in_channels = self.weight.shape[:2]
+        return (
+            f"{in_channels}, {out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, dilation={self.dilation}, offset_groups={self.offset_groups}, "
+            f"bias={self.bias is not None}"
+        )
+
+
+def _check_shapes(x, offset, mask, weight, bias, stride, padding, dilation) -> None:
+    for name, tensor in (("x", x), ("offset", offset), ("weight", weight)):
+        if tensor.dim() != 4:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected four dimensions")
+    n, channels = x.shape[:2]
+    taps = weight.shape[2] * weight.shape[3]
+    size = output_size(x, weight, stride, padding, dilation)
+    groups = max(1, offset.shape[1] // (2 * taps))
+    expected = {
+        "weight": (weight, (weight.shape[0], channels, *weight.shape[2:])),
+        "offset": (offset, (n, 2 * groups * taps, *size)),
+        "mask": (mask, (n, groups * taps, *size)),
+        "bias": (bias, (weight.shape[0],)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)} for x {tuple(x.shape)}, "
+                f"weight {tuple(weight.shape)}, stride {stride}, padding {padding} and dilation {dilation}"
+                + (f" (offset channels are 2 x {taps} taps x groups)" if name in ("offset", "mask") else "")
+            )
+    if channels % groups:
+        raise ValueError(
+            f"the {groups} groups of offset {tuple(offset.shape)} must divide the {channels} channels of x"
+        )
+
+
+def _prefer_torchvision(x: Tensor) -> bool:
+    if _backend == "torchvision":
+        return True
+    # ONNX knows torchvision's operator, not ours. On other devices than the CPU there is only torchvision's.
+    return torch.onnx.is_in_onnx_export() or x.device.type not in ("cpu", "meta")
+
+
+def _torchvision(x, offset, mask, weight, bias, stride, padding, dilation) -> Tensor:
+    """torchvision's operator with our rules for precision; it has kernels for float32 and float64 on every device."""
+    device_type = x.device.type
+    dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x.dtype
+    working = torch.float64 if x.dtype == torch.float64 else torch.float32
+    x, offset, mask, weight, bias = (t if t is None else t.to(working) for t in (x, offset, mask, weight, bias))
+    with torch.autocast(device_type, enabled=False):
+        out = deform_conv2d(x, offset, weight, bias, stride, padding, dilation, mask)
+    return out if working == torch.float64 else out.to(dtype)

@@ -1,0 +1,322 @@
+"""Modulated deformable convolution: by hand, against torchvision in float64, as an operator of PyTorch."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.modules.utils import _pair
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.ops import deform_conv2d
+
+from fapn_d2.layers import deform_conv, deform_conv_cpu
+from fapn_d2.layers.deform_conv import ModulatedDeformConv2d, modulated_deform_conv2d, set_backend
+from fapn_d2.layers.deform_conv_op import operator, output_size
+
+
+def make_inputs(
+    n=2, c=8, o=6, size=(9, 11), groups=4, kernel=3, mask=True, dtype=torch.float64, spread=3.0, **geometry
+):
+    """x, offset, mask, weight, bias; a third of the offsets is whole numbers, some point far outside."""
+    kh, kw = _pair(kernel)
+    x, weight = torch.randn(n, c, *size, dtype=dtype), torch.randn(o, c, kh, kw, dtype=dtype)
+    geometry = [_pair(geometry.get(k, 1)) for k in ("stride", "padding", "dilation")]
+    shape = output_size(x, weight, *geometry)
+    offset = torch.randn(n, 2 * groups * kh * kw, *shape, dtype=dtype) * spread
+    offset[:, ::3] = offset[:, ::3].round()
+    offset[:, :, 0] = 0  # every border position lies exactly one pixel outside: one-sided derivatives
+    offset[:, 1::5, -1] *= 100
+    modulation = torch.rand(n, groups * kh * kw, *shape, dtype=dtype) if mask else None
+    return x, offset, modulation, weight, torch.randn(o, dtype=dtype)
+
+
+def reference(x, offset, mask, weight, bias, **geometry):
+    return deform_conv2d(x, offset, weight, bias, mask=mask, **{"padding": 1, **geometry})
+
+
+def with_gradients(function, inputs, grad=None):
+    """Output and the gradients of all inputs that are there."""
+    leaves = [t if t is None else t.detach().clone().requires_grad_() for t in inputs]
+    out = function(*leaves)
+    grad = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape) if grad is None else grad
+    return [out.detach(), *torch.autograd.grad(out, [t for t in leaves if t is not None], grad)]
+
+
+@pytest.fixture
+def no_small(monkeypatch):
+    """Small maps must not be handed to torchvision where they are compared with it."""
+    monkeypatch.setattr(deform_conv_cpu, "SMALL", -math.inf)
+
+
+def test_by_hand():
+    x = torch.tensor([[0.0, 1.0, 2.0], [4.0, 8.0, 16.0]]).view(1, 1, 2, 3)
+    offset = torch.zeros(1, 2, 2, 3)
+    offset[0, :, 0, 0] = torch.tensor([0.25, 0.5])  # between 0, 1, 4, 8: 0.75 * 0.5 + 0.25 * 6
+    offset[0, :, 0, 1] = torch.tensor([1.0, 1.0])  # on 16
+    offset[0, :, 0, 2] = torch.tensor([-0.5, 0.0])  # half of 2, the other half is outside
+    offset[0, :, 1, 0] = torch.tensor([0.0, -1.0])  # outside
+    mask = torch.tensor([[1.0, 0.5, 1.0], [1.0, 2.0, 0.0]]).view(1, 1, 2, 3)
+    out = modulated_deform_conv2d(x, offset, mask, torch.full((1, 1, 1, 1), 10.0), torch.tensor([1.0]), padding=0)
+    assert out.flatten().tolist() == [19.75, 81.0, 11.0, 1.0, 161.0, 1.0]
+
+
+@pytest.mark.usefixtures("no_small")
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {},
+        {"mask": False},
+        {"groups": 1, "c": 3},
+        {"groups": 8},
+        {"kernel": 1, "padding": 0},
+        {"stride": (2, 1), "padding": (3, 0), "dilation": (1, 2), "kernel": (2, 3)},
+        {"size": (1, 1), "n": 5},
+        {"stride": 2, "size": (10, 7), "n": 1},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("piece_bytes", [2000, 2**23])
+def test_equals_torchvision(geometry, piece_bytes, monkeypatch):
+    monkeypatch.setattr(deform_conv_cpu, "PIECE_BYTES", piece_bytes)
+    inputs = make_inputs(**geometry)
+    options = {k: geometry.get(k, 1) for k in ("stride", "padding", "dilation")}
+    ours = with_gradients(lambda *t: modulated_deform_conv2d(*t, **options), inputs)
+    theirs = with_gradients(lambda *t: reference(*t, **options), inputs)
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    n=st.integers(0, 3),
+    group=st.integers(1, 4),
+    groups=st.integers(1, 4),
+    o=st.integers(1, 5),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    mask=st.booleans(),
+    spread=st.sampled_from([0.0, 0.5, 20.0, 1e6]),
+    seed=st.integers(0, 999),
+)
+def test_random_shapes(n, group, groups, o, size, mask, spread, seed):
+    torch.manual_seed(seed)
+    inputs = make_inputs(n=n, c=group * groups, groups=groups, o=o, size=size, mask=mask, spread=spread)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deform_conv_cpu, "SMALL", -math.inf)
+        ours = with_gradients(modulated_deform_conv2d, inputs)
+    if n == 0:  # torchvision refuses an empty batch
+        assert ours[0].shape == (0, o, *size)
+        assert all(not g.any() for g in ours[1:])
+        return
+    for a, b in zip(ours, with_gradients(reference, inputs)):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.usefixtures("no_small")
+def test_gradcheck():
+    x, offset, mask, weight, bias = make_inputs(n=1, c=4, o=2, size=(3, 4), groups=2)
+    offset = offset.clamp(-3, 3).floor() + torch.rand_like(offset) * 0.6 + 0.2  # the derivative jumps at whole pixels
+    inputs = [t.requires_grad_() for t in (x, offset, mask, weight, bias)]
+    assert torch.autograd.gradcheck(modulated_deform_conv2d, inputs)
+
+
+def test_small_maps_agree_with_large_ones(monkeypatch):
+    inputs = make_inputs(dtype=torch.float32)
+    small = modulated_deform_conv2d(*inputs)
+    monkeypatch.setattr(deform_conv_cpu, "SMALL", -math.inf)
+    torch.testing.assert_close(modulated_deform_conv2d(*inputs), small)
+
+
+@pytest.mark.usefixtures("no_small")
+def test_only_the_gradients_asked_for():
+    inputs = make_inputs()
+    full = with_gradients(modulated_deform_conv2d, inputs)[1:]
+    for index in range(5):
+        leaves = [t.detach().clone().requires_grad_(i == index) for i, t in enumerate(inputs)]
+        out = modulated_deform_conv2d(*leaves)
+        grad = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
+        torch.testing.assert_close(torch.autograd.grad(out, leaves[index], grad)[0], full[index])
+
+
+@pytest.mark.usefixtures("no_small")
+def test_not_a_number_stays_visible_and_local():
+    x, offset, mask, weight, bias = make_inputs(dtype=torch.float32)
+    clean = modulated_deform_conv2d(x, offset, mask, weight, bias)
+    offset[0, 4, 3, 5] = math.nan
+    offset[1, 7, 2, 2] = math.inf
+    out = modulated_deform_conv2d(x, offset, mask, weight, bias)
+    assert out[0, :, 3, 5].isnan().all()
+    out[0, :, 3, 5] = clean[0, :, 3, 5]
+    assert out.isfinite().all()
+
+
+@pytest.mark.usefixtures("no_small")
+def test_no_ninefold_buffer():
+    """The columns of the whole map would be 9 times the input; nothing larger than 1.5 times it is made."""
+    x, offset, mask, weight, bias = make_inputs(n=1, c=64, o=64, size=(96, 96), groups=2, dtype=torch.float32)
+
+    class Largest(TorchDispatchMode):
+        numel = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            for t in torch.utils._pytree.tree_leaves(out):
+                if isinstance(t, torch.Tensor):
+                    self.numel = max(self.numel, t.untyped_storage().nbytes() // 4)
+            return out
+
+    geometry = ((1, 1),) * 3
+    with pytest.MonkeyPatch.context() as patch, Largest() as largest:
+        patch.setattr(deform_conv_cpu, "PIECE_BYTES", 2**20)
+        deform_conv_cpu.forward(x, offset, mask, weight, bias, *geometry)
+        deform_conv_cpu.backward(x, x, offset, mask, weight, *geometry, (True,) * 4)
+    assert x.numel() <= largest.numel < 1.5 * x.numel()
+
+
+@pytest.mark.usefixtures("no_small")
+def test_deterministic():
+    inputs = make_inputs(c=32, size=(24, 24), dtype=torch.float32)
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = (with_gradients(modulated_deform_conv2d, inputs) for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for a, b in zip(first, second))
+
+
+@pytest.mark.usefixtures("no_small")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_layout_follows_the_input(layout):
+    x, offset, mask, weight, bias = make_inputs(dtype=torch.float32)
+    plain = with_gradients(modulated_deform_conv2d, (x, offset, mask, weight, bias))
+    laid_out = [t if t.dim() < 4 else t.contiguous(memory_format=layout) for t in (x, offset, mask, weight, bias)]
+    found = with_gradients(modulated_deform_conv2d, laid_out)
+    assert found[0].is_contiguous(memory_format=layout) and found[1].is_contiguous(memory_format=layout)
+    for a, b in zip(found, plain):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torchvision"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(backend, dtype):
+    """Autocast rounds x, weight and bias (8 or 11 bits), as for a convolution, but neither offset nor mask."""
+    inputs = make_inputs(dtype=torch.float32, spread=100.0, size=(40, 40))
+    exact = modulated_deform_conv2d(*(t.double() for t in inputs))
+    previous = set_backend(backend)
+    try:
+        with torch.autocast("cpu", dtype=dtype):
+            out, *grads = with_gradients(modulated_deform_conv2d, inputs)
+    finally:
+        set_backend(previous)
+    assert out.dtype == dtype
+    assert all(g.dtype == torch.float32 for g in grads)
+    # 72 products of about 1 each; the coarsest rounding is that of bfloat16, 2^-9 relative.
+    assert (out.double() - exact).abs().max() < 0.03 * exact.abs().max()
+    with torch.autocast("cpu", dtype=dtype):
+        assert modulated_deform_conv2d(*(t.double() for t in inputs)).dtype == torch.float64
+
+
+def test_half_precision_without_autocast():
+    inputs = [t.bfloat16() for t in make_inputs(dtype=torch.float32, spread=1.0)]
+    out = modulated_deform_conv2d(*inputs)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(
+        out.float(), modulated_deform_conv2d(*(t.float() for t in inputs)), rtol=2**-8, atol=1e-2
+    )
+
+
+def test_backend_is_a_choice():
+    inputs = make_inputs(dtype=torch.float32)
+    assert set_backend("torchvision") == "auto"
+    try:
+        torch.testing.assert_close(modulated_deform_conv2d(*inputs), reference(*inputs), rtol=0, atol=0)
+        names = recorded_operators(lambda: modulated_deform_conv2d(*inputs))
+        assert "torchvision::deform_conv2d" in names and "fapn_d2::modulated_deform_conv2d" not in names
+    finally:
+        assert set_backend("auto") == "torchvision"
+    assert "fapn_d2::modulated_deform_conv2d" in recorded_operators(lambda: modulated_deform_conv2d(*inputs))
+    with pytest.raises(ValueError, match=r"unknown backend 'mmcv' .* choose one of auto, torchvision"):
+        set_backend("mmcv")
+    assert deform_conv._backend == "auto"
+
+
+def recorded_operators(function) -> set[str]:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        function()
+    return {event.key for event in profile.key_averages()}
+
+
+@pytest.mark.usefixtures("no_small")
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_operator_contract(mask, layout):
+    inputs = [t if t is None else t.requires_grad_() for t in make_inputs(dtype=torch.float32, mask=mask)]
+    inputs[0] = inputs[0].detach().contiguous(memory_format=layout).requires_grad_()
+    torch.library.opcheck(operator, (*inputs, [1, 1], [1, 1], [1, 1]))
+
+
+def test_meta_and_compile_and_export():
+    inputs = make_inputs(dtype=torch.float32)
+    expected = modulated_deform_conv2d(*inputs)
+    assert modulated_deform_conv2d(*(t.to("meta") for t in inputs)).shape == expected.shape
+
+    compiled = torch.compile(modulated_deform_conv2d, backend="aot_eager", fullgraph=True)
+    for a, b in zip(with_gradients(compiled, inputs), with_gradients(modulated_deform_conv2d, inputs)):
+        torch.testing.assert_close(a, b)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert compiled(*inputs).dtype == torch.bfloat16
+
+    class Layer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.offset, self.conv = torch.nn.Conv2d(8, 36, 3, padding=1), ModulatedDeformConv2d(8, 4, offset_groups=2)
+
+        def forward(self, x):
+            return self.conv(x, self.offset(x), None)
+
+    layer = Layer().eval()
+    n, h, w = (torch.export.Dim(name, min=2, max=512) for name in "nhw")
+    program = torch.export.export(layer, (torch.randn(2, 8, 9, 12),), dynamic_shapes=({0: n, 2: h, 3: w},))
+    assert any("modulated_deform_conv2d" in str(node.target) for node in program.graph.nodes)
+    x = torch.randn(3, 8, 17, 10)
+    torch.testing.assert_close(program.module()(x), layer(x))
+
+
+def test_module():
+    layer = ModulatedDeformConv2d(256, 64, offset_groups=8)
+    assert layer.offset_channels == 144
+    bound = 1 / math.sqrt(256 * 9)
+    assert 0.99 * bound < layer.weight.abs().max() <= bound and layer.weight.mean().abs() < 1e-3
+    assert not layer.bias.any()
+    assert "offset_groups=8" in repr(layer)
+    assert ModulatedDeformConv2d(4, 4, bias=False).bias is None
+
+    x = torch.randn(2, 256, 5, 7)
+    out = layer(x, torch.zeros(2, 144, 5, 7), torch.full((2, 72, 5, 7), 0.5))
+    torch.testing.assert_close(out, 0.5 * F.conv2d(x, layer.weight, padding=1), rtol=1e-4, atol=1e-5)
+
+
+def test_errors_name_the_argument():
+    x, offset, mask, weight, bias = make_inputs(dtype=torch.float32)
+    call = modulated_deform_conv2d
+    with pytest.raises(ValueError, match=r"x has shape \(8, 9, 11\), expected four dimensions"):
+        call(x[0], offset, mask, weight, bias)
+    with pytest.raises(ValueError, match=r"weight has shape \(6, 4, 3, 3\), expected \(6, 8, 3, 3\)"):
+        call(x, offset, mask, weight[:, :4], bias)
+    with pytest.raises(ValueError, match=r"offset has shape \(2, 71, 9, 11\), expected \(2, 54, 9, 11\).*2 x 9 taps"):
+        call(x, offset[:, :-1], mask, weight, bias)
+    with pytest.raises(
+        ValueError, match=r"offset has shape \(2, 72, 9, 11\), expected \(2, 72, 7, 9\).*padding \(0, 0\)"
+    ):
+        call(x, offset, mask, weight, bias, padding=0)
+    with pytest.raises(ValueError, match=r"mask has shape \(2, 35, 9, 11\), expected \(2, 36, 9, 11\)"):
+        call(x, offset, mask[:, 1:], weight, bias)
+    with pytest.raises(ValueError, match=r"bias has shape \(5,\), expected \(6,\)"):
+        call(x, offset, mask, weight, bias[1:])
+    with pytest.raises(ValueError, match=r"the 3 groups of offset .* must divide the 8 channels"):
+        call(x, offset[:, :54], None, weight, bias)
+    with pytest.raises(ValueError, match="offset_groups 3 must divide the 8 input channels"):
+        ModulatedDeformConv2d(8, 8, offset_groups=3)
+    with pytest.raises(ValueError, match=r"4 offset groups and kernel .* need 72 channels"):
+        ModulatedDeformConv2d(8, 6, offset_groups=4)(x, offset[:, :36], None)
