@@ -14,6 +14,9 @@ STRATEGY_KEYS = ("CONTEXT", "LATERAL", "ALIGN", "FUSE", "MERGE", "OUTPUT")
 def add_fapn_config(cfg: CN) -> None:
     """Add every key of fapn_d2 to a Detectron2 config, in place. Calling it twice resets the keys to their defaults."""
     cfg.MODEL.NECK = neck_defaults()
+    _add_backbones(cfg)
+    _add_heads(cfg)
+    _add_meta_arch(cfg)
     _add_data(cfg)
     _add_engine(cfg)
 
@@ -54,6 +57,59 @@ def neck_defaults() -> CN:
     neck.RESIDUAL_AUGMENTATION.SIZES = [1, 2, 3]  # of "psp": pooled height and width, in pixels
     neck.RESIDUAL_AUGMENTATION.FUSION = "asf"  # of the pooled maps; "sum", "max", "acf": see SOFT_ROI_SELECTION
     return neck
+
+
+def _add_backbones(cfg: CN) -> None:
+    """Keys of fapn_d2.backbones. MODEL.BACKBONE.FREEZE_AT is read by all of them."""
+    # MODEL.NECK.BOTTOM_UP "build_timm_backbone": any network of timm with maps of strides 4 to 32.
+    cfg.MODEL.TIMM = CN()
+    cfg.MODEL.TIMM.NAME = "mobilenetv2_100"  # timm's name; weights: MODEL.WEIGHTS "timm://<name>"
+    # "BN": batch normalisation as timm builds it; "SyncBN": statistics over all processes; "EvalBN": the loaded
+    # statistics are kept, scale and shift are trained (mmdetection); "FrozenBN": both are kept (Detectron2).
+    cfg.MODEL.TIMM.NORM = "BN"
+
+
+def _add_heads(cfg: CN) -> None:
+    """Keys of fapn_d2.heads."""
+    # AugFPN, Section 3.3, in MODEL.ROI_HEADS.NAME "AugFPNROIHeads": every region is pooled from every level.
+    cfg.MODEL.SOFT_ROI_SELECTION = CN()
+    # How the levels' features become one: "asf", "acf" (a weight for each position, or each channel, of each level),
+    # "sum", "max" (Table 5); "none": one level by the region's size, as in FPN.
+    cfg.MODEL.SOFT_ROI_SELECTION.FUSION = "asf"
+    cfg.MODEL.SOFT_ROI_SELECTION.MASK = True  # also for the mask head, with weights of its own
+
+    # AugFPN, Section 3.1: auxiliary losses on the raw laterals in training, for MODEL.ROI_HEADS.NAME "AugFPNROIHeads"
+    # and MODEL.META_ARCHITECTURE "ConsistentRetinaNet" and "ConsistentFCOS". Its heads are built like those of
+    # MODEL.ROI_BOX_HEAD and MODEL.ROI_MASK_HEAD; regions are sampled as MODEL.ROI_HEADS says.
+    cfg.MODEL.CONSISTENT_SUPERVISION = CN()
+    # "all_levels": every region on every level; "single_level": on the level of its size (Table 3); "none": neither
+    # losses nor parameters, for an inference-only network too.
+    cfg.MODEL.CONSISTENT_SUPERVISION.MODE = "all_levels"
+    cfg.MODEL.CONSISTENT_SUPERVISION.WEIGHT = 0.25  # lambda, of each level's loss; the losses are summed over levels
+    cfg.MODEL.CONSISTENT_SUPERVISION.MASK = True  # also an auxiliary mask head, where there is a mask head
+    # Regions in one-stage detectors: their own detections, in training.
+    cfg.MODEL.CONSISTENT_SUPERVISION.PRE_NMS_TOPK = 2000  # positions a level, by their best class
+    cfg.MODEL.CONSISTENT_SUPERVISION.SCORE_THRESH = 0.01  # least score of a class
+    cfg.MODEL.CONSISTENT_SUPERVISION.NMS_THRESH = 0.7  # IoU, in each class
+    cfg.MODEL.CONSISTENT_SUPERVISION.POST_NMS_TOPK = 1000  # regions an image
+
+
+def _add_meta_arch(cfg: CN) -> None:
+    """Keys of fapn_d2.meta_arch."""
+    # MODEL.META_ARCHITECTURE "FCOS": Detectron2's, which itself can be built from Python only; its defaults.
+    cfg.MODEL.FCOS = CN()
+    cfg.MODEL.FCOS.NUM_CLASSES = 80
+    cfg.MODEL.FCOS.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    cfg.MODEL.FCOS.NUM_CONVS = 4  # 3x3 convolutions before each of the two predictors
+    cfg.MODEL.FCOS.NORM = "GN"
+    cfg.MODEL.FCOS.PRIOR_PROB = 0.01  # score of every class at the start
+    # Points within this many strides of an object's centre are its candidates; 0: all points inside its box.
+    cfg.MODEL.FCOS.CENTER_SAMPLING_RADIUS = 1.5
+    cfg.MODEL.FCOS.FOCAL_LOSS_ALPHA = 0.25
+    cfg.MODEL.FCOS.FOCAL_LOSS_GAMMA = 2.0
+    cfg.MODEL.FCOS.SCORE_THRESH_TEST = 0.2  # of sqrt(class score * centerness)
+    cfg.MODEL.FCOS.TOPK_CANDIDATES_TEST = 1000  # a level
+    cfg.MODEL.FCOS.NMS_THRESH_TEST = 0.6
 
 
 def _add_data(cfg: CN) -> None:
