@@ -16,6 +16,10 @@ Shapes and values are the same. A prefix such as ``backbone.`` stays as it is.
 """
 
 import re
+from collections import defaultdict
+from collections.abc import Mapping
+
+from torch import Tensor
 
 # In order: the first that matches is applied, so longer names stand before their prefixes.
 _TO_OURS = (
@@ -34,6 +38,72 @@ _TO_OFFICIAL = (
     (r"fpn_align(\d+)\.deform_conv\.", r"fan_align\1.dcpack_L2."),
     (r"fpn_lateral(\d+)\.", r"fan_align\1."),
 )
+# What a FaPN has at each level below the coarsest one and at that, whether it has norms or not.
+_BELOW = {
+    "lateral.importance.weight",
+    "lateral.selection.weight",
+    "align.offset_reduce.weight",
+    "align.offset_mask.weight",
+    "align.offset_mask.bias",
+    "align.deform_conv.weight",
+    "align.deform_conv.bias",
+    "output.weight",
+}
+_TOP = {"lateral.weight"}
+# and where no norm follows
+_BELOW_BIAS = {"output.bias"}
+_TOP_BIAS = {"lateral.bias"}
+_OUR_NECK = re.compile(r"(?:^|\.)fpn_(lateral|align|fuse|output)(\d+)\.(.*)$")
+
+
+def fapn_state_to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Official names -> ours, for a neck alone or for a whole network; what is not the neck's stays as it is.
+
+    Raises:
+        ValueError: the state dict is not of the official FaPN: it has no neck, or not all of it, or more.
+    """
+    if not any(re.search(r"(^|\.)fan_align\d+\.", key) for key in state):
+        raise ValueError(f"there is no official FaPN neck (fan_align5.weight, ...) in {_few(state)}")
+    converted = {fapn_key_to_ours(key): value for key, value in state.items()}
+    _check_neck(converted)
+    return converted
+
+
+def fapn_state_to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our names -> official ones; the inverse of :func:`fapn_state_to_ours`.
+
+    Raises:
+        ValueError: the state dict is not of our FaPN preset, for which alone the official code has names.
+    """
+    _check_neck(state)
+    return {fapn_key_to_official(key): value for key, value in state.items()}
+
+
+def _check_neck(state: Mapping[str, Tensor]) -> None:
+    """ValueError unless our names in ``state`` are those of the FaPN preset, complete."""
+    parts: dict[int, set[str]] = defaultdict(set)
+    for key in state:
+        match = _OUR_NECK.search(key)
+        if match:
+            part, stage, rest = match.groups()
+            parts[int(stage)].add(f"{part}.{rest}")
+    if not parts:
+        raise ValueError(f"there is no pyramid (fpn_lateral5.weight, ...) in {_few(state)}")
+    for stage, names in sorted(parts.items()):
+        has = {name for name in names if ".norm." not in name}
+        wanted, bias = (_TOP, _TOP_BIAS) if stage == max(parts) else (_BELOW, _BELOW_BIAS)
+        if has == names:
+            wanted = wanted | bias
+        differing = {"lacks": wanted - has, "has besides": has - wanted}
+        problems = [f"{verb} {', '.join(sorted(names))}" for verb, names in differing.items() if names]
+        if problems:
+            found = f"its level {stage} {' and '.join(problems)}"
+            raise ValueError(f"the neck is not FaPN's as in the official code: {found}")
+
+
+def _few(state: Mapping[str, Tensor], n: int = 3) -> str:
+    names = list(state)
+    return ", ".join(names[:n]) + (f" and {len(names) - n} more names" if len(names) > n else "")
 
 
 def fapn_key_to_ours(key: str) -> str:
