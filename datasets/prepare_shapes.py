@@ -1,0 +1,34 @@
+#!/usr/bin/env python
+"""Generate the data set "shapes" in another number, size or seed than the copy that is made on first use.
+
+python datasets/prepare_shapes.py [--output FOLDER] [--train 200] [--val 40] [--size H W] [--seed 0]
+"""
+
+import argparse
+from pathlib import Path
+
+from fapn_d2.data import generate_shapes
+from fapn_d2.data.catalog import data_root
+from fapn_d2.data.shapes.spec import DEFAULT_SIZE, DEFAULT_SPLITS
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, help="default: shapes in $DETECTRON2_DATASETS (datasets/shapes)")
+    parser.add_argument("--train", type=int, default=DEFAULT_SPLITS["train"], help="number of images")
+    parser.add_argument("--val", type=int, default=DEFAULT_SPLITS["val"], help="number of images")
+    parser.add_argument("--size", type=int, nargs=2, default=DEFAULT_SIZE, metavar=("H", "W"), help="pixels")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(arguments)
+    output = args.output or Path(data_root()) / "shapes"
+    try:
+        generate_shapes(output, splits={"train": args.train, "val": args.val}, size=tuple(args.size), seed=args.seed)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
+    print(
+        f"{output}: {args.train} images for train, {args.val} for val, {args.size[0]} x {args.size[1]} pixels (H x W)"
+    )
+
+
+if __name__ == "__main__":
+    main()
