@@ -23,8 +23,8 @@ from torchvision.ops import deform_conv2d
 #: the overhead of more calls; between 2 and 16 MiB the time is flat.
 PIECE_BYTES = 8 * 2**20
 
-#: Column elements below which `forward` leaves the work to torchvision, see `_is_small`.
-SMALL = 50_000
+#: Column elements below which `forward` and `backward` leave the work to torchvision, see `_is_small`.
+SMALL_FORWARD, SMALL_BACKWARD = 50_000, 12_000
 
 # Zero rows and columns before and after the map. Coordinates are clamped to [-2, H] x [-2, W], where all four
 # neighbours are padding: outside the map both the value and its derivative are then zero without a special case.
@@ -179,13 +179,24 @@ def _as_weight(matrix: Tensor, like: Tensor, groups: int) -> Tensor:
     return matrix.view(o, groups, -1, c // groups).transpose(2, 3).reshape(like.shape)
 
 
-def _is_small(x: Tensor, offset: Tensor, weight: Tensor) -> bool:
-    """Whether torchvision's forward is faster: it pays for every column, this file's a little for every row of the
-    table and a fixed cost of some thirty calls. Forward and backward together are never slower here."""
+def _is_small(x: Tensor, offset: Tensor, weight: Tensor, limit: float) -> bool:
+    """Whether torchvision is faster: it pays for every column, this file a little for every row of the table it reads
+    and a fixed cost of some thirty calls."""
     n, offset_channels, out_h, out_w = offset.shape
     taps = weight.shape[2] * weight.shape[3]
     rows, groups = n * out_h * out_w * taps, offset_channels // (2 * taps)
-    return rows > 0 and rows * (x.shape[1] - 2 * groups) < SMALL  # torchvision refuses an empty batch
+    return rows > 0 and rows * (x.shape[1] - 2 * groups) < limit  # torchvision refuses an empty batch
+
+
+def _small_backward(grad, x, offset, mask, weight, stride, padding, dilation) -> tuple[Tensor, ...]:
+    """torchvision's backward pass, by the operator that its autograd calls: there is no other way to it from here."""
+    no_mask, no_bias = x.new_zeros(len(x), 1), x.new_zeros(len(weight))
+    modulation = no_mask if mask is None else mask
+    groups = offset.shape[1] // (2 * weight.shape[2] * weight.shape[3])
+    grad_x, grad_weight, grad_offset, grad_mask, _ = torch.ops.torchvision._deform_conv2d_backward(
+        grad, x, weight, offset, modulation, no_bias, *stride, *padding, *dilation, 1, groups, mask is not None
+    )
+    return grad_x, grad_offset, grad_mask, grad_weight
 
 
 def _working(dtype: torch.dtype, *tensors: Tensor | None) -> list[Tensor | None]:
@@ -198,7 +209,7 @@ def forward(x, offset, mask, weight, bias, stride, padding, dilation) -> Tensor:
     """Output (N, O, h, w) in the dtype of ``x``; arguments as in `modulated_deform_conv2d`, stride etc. as pairs."""
     dtype = x.dtype
     x, offset, mask, weight, bias = _working(dtype, x, offset, mask, weight, bias)
-    if _is_small(x, offset, weight):
+    if _is_small(x, offset, weight, SMALL_FORWARD):
         return deform_conv2d(x, offset, weight, bias, stride, padding, dilation, mask).to(dtype)
     sampler = _Sampler(x, offset, mask, weight.shape[-2:], stride, padding, dilation)
     matrix = _as_matrix(weight, sampler.groups).t()
@@ -217,6 +228,9 @@ def backward(
     needs_x, needs_offset, needs_mask, needs_weight = needs
     like = (x, offset, mask, weight)
     grad, x, offset, mask, weight = _working(x.dtype, grad, x, offset, mask, weight)
+    if _is_small(x, offset, weight, SMALL_BACKWARD):
+        grads = _small_backward(grad, x, offset, mask, weight, stride, padding, dilation)
+        return tuple(g.to(t.dtype) if need else None for g, t, need in zip(grads, like, needs))
     sampler = _Sampler(x, offset, mask, weight.shape[-2:], stride, padding, dilation)
     matrix = _as_matrix(weight, sampler.groups)
     grad = _to_pixels(grad.flatten(2), sampler.pixels)

@@ -1,6 +1,7 @@
 """Modulated deformable convolution: by hand, against torchvision in float64, as an operator of PyTorch."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -47,7 +48,12 @@ def with_gradients(function, inputs, grad=None):
 @pytest.fixture
 def no_small(monkeypatch):
     """Small maps must not be handed to torchvision where they are compared with it."""
-    monkeypatch.setattr(deform_conv_cpu, "SMALL", -math.inf)
+    never_small(monkeypatch)
+
+
+def never_small(monkeypatch):
+    monkeypatch.setattr(deform_conv_cpu, "SMALL_FORWARD", -math.inf)
+    monkeypatch.setattr(deform_conv_cpu, "SMALL_BACKWARD", -math.inf)
 
 
 def test_by_hand():
@@ -103,7 +109,7 @@ def test_random_shapes(n, group, groups, o, size, mask, spread, seed):
     torch.manual_seed(seed)
     inputs = make_inputs(n=n, c=group * groups, groups=groups, o=o, size=size, mask=mask, spread=spread)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(deform_conv_cpu, "SMALL", -math.inf)
+        never_small(patch)
         ours = with_gradients(modulated_deform_conv2d, inputs)
     if n == 0:  # torchvision refuses an empty batch
         assert ours[0].shape == (0, o, *size)
@@ -121,11 +127,15 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(modulated_deform_conv2d, inputs)
 
 
-def test_small_maps_agree_with_large_ones(monkeypatch):
-    inputs = make_inputs(dtype=torch.float32)
-    small = modulated_deform_conv2d(*inputs)
-    monkeypatch.setattr(deform_conv_cpu, "SMALL", -math.inf)
-    torch.testing.assert_close(modulated_deform_conv2d(*inputs), small)
+@pytest.mark.parametrize("mask", [True, False])
+def test_small_maps_agree_with_large_ones(mask, monkeypatch):
+    inputs = make_inputs(mask=mask, stride=2, size=(5, 6))
+    call = partial(modulated_deform_conv2d, stride=2)
+    assert deform_conv_cpu._is_small(inputs[0], inputs[1], inputs[3], deform_conv_cpu.SMALL_BACKWARD)
+    small = with_gradients(call, inputs)
+    never_small(monkeypatch)
+    for a, b in zip(with_gradients(call, inputs), small):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.usefixtures("no_small")
