@@ -52,10 +52,10 @@ def load_config(config_file: str = "", opts: Sequence[Any] = ()) -> CfgNode:
         ValueError: unknown key (names the nearest), value of the wrong type, not YAML, ``_BASE_`` runs in a circle.
     """
     cfg = default_config()
-    free = {key for key, value in _leaves(cfg) if value is None}
+    free = {key for key, value in leaves(cfg) if value is None}
     if config_file:
         for path, content in _with_bases(config_file):
-            for key, value in _leaves(content):
+            for key, value in leaves(content):
                 _assign(cfg, key, value, source=path, free=free)
     for key, value in _pairs(list(opts)):
         _assign(cfg, key, value, source="the command line", free=free)
@@ -109,10 +109,11 @@ def _near_files(path: str, n: int = 3) -> list[str]:
     return [os.path.relpath(p) for p in near[:n]]
 
 
-def _leaves(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(full name, value) of every key below ``node``; sections without keys have none."""
     for key, value in node.items():
         if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         elif not isinstance(value, dict):
             yield f"{prefix}{key}", value
 
@@ -184,7 +185,7 @@ def _literal(value: Any) -> Any:
 
 def _near_keys(cfg: CfgNode, key: str, n: int = 3) -> list[str]:
     """Known keys that are written alike, then those that end alike (``NECK.ALIGN`` for ``MODEL.NECK.ALIGN``)."""
-    known = [name for name, _ in _leaves(cfg)]
+    known = [name for name, _ in leaves(cfg)]
     alike = difflib.get_close_matches(key.upper(), known, n, cutoff=0.8)
     leaf = key.upper().rsplit(".", 1)[-1]
     same_leaf = [name for name in known if name.rsplit(".", 1)[-1] == leaf]
