@@ -8,7 +8,7 @@ from pathlib import Path
 import detectron2
 import pytest
 
-from fapn_d2.engine.config_loading import default_config, load_config
+from fapn_d2.engine.config_loading import default_config, leaves, load_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "fapn"
 ZOO = Path(detectron2.__file__).parent / "model_zoo" / "configs"
@@ -171,27 +171,21 @@ MODEL_ZOO = {
 }
 
 
-def leaves(node, prefix=""):
-    """Config -> {key: value}, sequences as lists; an empty section has no keys."""
-    found = {}
-    for key, value in node.items():
-        if isinstance(value, dict):
-            found |= leaves(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = list(value) if isinstance(value, (list, tuple)) else value
-    return found
+def values(cfg):
+    """{key: value}, sequences as lists."""
+    return {key: list(value) if isinstance(value, (list, tuple)) else value for key, value in leaves(cfg)}
 
 
 def effective(name):
-    return leaves(load_config(str(CONFIGS / f"{name}.yaml")))
+    return values(load_config(str(CONFIGS / f"{name}.yaml")))
 
 
 @pytest.mark.parametrize("neck", ["FPN", "FaPN"])
 @pytest.mark.parametrize("name", EXPECTED)
 def test_values_of_the_official_files(name, neck):
-    values = effective(name.format(neck))
+    found = effective(name.format(neck))
     expected = COMMON | EXPECTED[name] | {"MODEL.NECK.PRESET": neck.lower()}
-    assert {key: values[key] for key in expected} == expected
+    assert {key: found[key] for key in expected} == expected
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -204,7 +198,7 @@ def test_twins_differ_in_the_neck_alone(name):
 def test_every_other_key_is_detectron2s(name):
     zoo = default_config()
     zoo.merge_from_file(str(ZOO / f"{MODEL_ZOO[name]}.yaml"), allow_unsafe=True)  # RetinaNet's anchors are code
-    ours, theirs = effective(name), leaves(zoo)
+    ours, theirs = effective(name), values(zoo)
     differing = {key for key in ours if ours[key] != theirs[key]}
     if name.startswith("retinanet"):
         assert theirs["MODEL.BACKBONE.NAME"] == "build_retinanet_resnet_fpn_backbone"
