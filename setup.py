@@ -37,9 +37,10 @@ INSTALL_REQUIRES = [
 ]
 EXTRAS = {
     "timm": ["timm>=1.0"],
-    "eval": ["hotcoco>=1.3"],
+    # pyquaternion: cityscapesscripts imports it; shapely: Detectron2 cuts Cityscapes' polygons with it
+    "eval": ["hotcoco>=1.3", "pyquaternion", "shapely>=2.0"],
     "export": ["onnx>=1.18", "onnxscript", "onnxruntime"],
-    "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff"],
+    "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "h5py"],
 }
 
 
