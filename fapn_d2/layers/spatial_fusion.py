@@ -102,12 +102,14 @@ FUSIONS = {
 }
 
 
-def build_fusion(name: str, channels: int, num_maps: int, *, key: str) -> nn.Module:
+def build_fusion(
+    name: str, channels: int, num_maps: int, *, key: str, also_allowed: tuple[str, ...] = ()
+) -> nn.Module:
     """The fusion of ``num_maps`` maps of ``channels`` channels named by the config key ``key``.
 
     Raises:
-        ValueError: unknown name; the message has the key and the allowed names.
+        ValueError: unknown name; the message has the key and the allowed names, with those that the caller handles.
     """
     if name not in FUSIONS:
-        raise ValueError(f"{key}: unknown fusion {name!r}; allowed: {', '.join(FUSIONS)}")
+        raise ValueError(f"{key}: unknown fusion {name!r}; allowed: {', '.join([*also_allowed, *FUSIONS])}")
     return FUSIONS[name](channels, num_maps)

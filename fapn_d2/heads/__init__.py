@@ -1,0 +1,7 @@
+"""Heads that Detectron2 lacks."""
+
+from .augfpn_roi_heads import AugFPNROIHeads
+from .consistent_supervision import ConsistentSupervision
+from .soft_roi_selection import SoftRoISelection
+
+__all__ = ["AugFPNROIHeads", "ConsistentSupervision", "SoftRoISelection"]

@@ -1,0 +1,6 @@
+"""Meta-architectures that Detectron2 lacks, or builds from Python configs only."""
+
+from .consistent_dense import ConsistentFCOS, ConsistentRetinaNet
+from .fcos import FCOS
+
+__all__ = ["FCOS", "ConsistentFCOS", "ConsistentRetinaNet"]
