@@ -1,5 +1,6 @@
 """Which evaluators a data set needs."""
 
+import os
 from collections.abc import Callable
 
 from detectron2.config import CfgNode
@@ -13,7 +14,8 @@ from detectron2.evaluation import (
     PascalVOCDetectionEvaluator,
 )
 
-from .cityscapes import CityscapesInstanceEvaluator, CityscapesSemSegEvaluator
+from .cityscapes import CityscapesSemSegEvaluator
+from .cityscapes_instance import CityscapesInstanceEvaluator
 from .sem_seg import SemSegEvaluator
 
 Builder = Callable[[CfgNode, str, str], DatasetEvaluator]
@@ -32,11 +34,19 @@ def _sem_seg(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
 
 
 def _cityscapes_sem_seg(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
-    return CityscapesSemSegEvaluator(name)
+    official = cfg.TEST.BACKEND == "official"
+    kept = folder if official or cfg.TEST.KEEP_PREDICTIONS else None
+    return CityscapesSemSegEvaluator(
+        name,
+        prediction_dir=kept and os.path.join(kept, "cityscapes_semantic"),
+        boundary_widths=cfg.TEST.BOUNDARY_WIDTHS,
+        official=official,
+    )
 
 
 def _cityscapes_instance(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
-    return CityscapesInstanceEvaluator(name)
+    kept = os.path.join(folder, "cityscapes_instances") if cfg.TEST.KEEP_PREDICTIONS else None
+    return CityscapesInstanceEvaluator(name, prediction_dir=kept)
 
 
 def _voc(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
