@@ -30,7 +30,7 @@ def _panoptic(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
 
 
 def _sem_seg(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
-    return SemSegEvaluator(name, folder)
+    return SemSegEvaluator(name, folder, boundary_widths=cfg.TEST.BOUNDARY_WIDTHS)
 
 
 def _cityscapes_sem_seg(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
@@ -73,7 +73,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
     """What scores a data set, by the "evaluator_type" of its metadata; all that the data set has labels for.
 
     Args:
-        cfg: TEST.KEYPOINT_OKS_SIGMAS is read.
+        cfg: TEST is read.
         dataset_name: a registered data set.
         output_folder: for predictions and tables.
 

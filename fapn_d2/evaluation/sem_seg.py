@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from PIL import Image
+
+from .boundary_iou import BoundaryConfusion
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +93,8 @@ class SemSegEvaluator(DatasetEvaluator):
         dataset_name: registered with "sem_seg_file_name" in its records and "stuff_classes" in its metadata;
             "ignore_label" (255 if absent) marks pixels that do not count.
         output_dir: where ``sem_seg_evaluation.json`` (scores and confusion matrix) goes; None: nowhere.
+        boundary_widths: widths in pixels of the bands around outlines within which mIoU is reported as well
+            (:mod:`.boundary_iou`); empty: none.
         read: path -> (H, W) integers.
 
     Raises:
@@ -102,6 +106,7 @@ class SemSegEvaluator(DatasetEvaluator):
         dataset_name: str,
         output_dir: str | None = None,
         *,
+        boundary_widths: Sequence[int] = (),
         read: Callable[[str], np.ndarray] = read_label,
     ):
         metadata = MetadataCatalog.get(dataset_name)
@@ -115,10 +120,17 @@ class SemSegEvaluator(DatasetEvaluator):
         self._ignore = metadata.get("ignore_label", 255)
         self._output_dir = output_dir
         self._read = read
+        self._boundary = (
+            BoundaryConfusion(len(self._class_names), ignore_label=self._ignore, widths=boundary_widths)
+            if boundary_widths
+            else None
+        )
         self.reset()
 
     def reset(self) -> None:
         self._matrix = torch.zeros(len(self._class_names), len(self._class_names), dtype=torch.int64)
+        if self._boundary:
+            self._boundary.reset()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Count a batch.
@@ -152,14 +164,18 @@ class SemSegEvaluator(DatasetEvaluator):
                     f"label {path} holds {values[:5]}; allowed are 0 to {classes - 1} and {self._ignore} (not labelled)"
                 )
             truth[ignored] = classes
-            self._matrix += confusion_matrix(score.argmax(dim=0), truth, classes)
+            prediction = score.argmax(dim=0)
+            self._matrix += confusion_matrix(prediction, truth, classes)
+            if self._boundary:
+                self._boundary.update(prediction.cpu().numpy(), label)
 
     def evaluate(self) -> OrderedDict | None:
         """{"sem_seg": scores} on the main process, None on the others."""
         matrix = sum(comm.all_gather(self._matrix)).numpy()
+        boundary = self._boundary.scores() if self._boundary else {}
         if not comm.is_main_process():
             return None
-        result = scores(matrix, self._class_names)
+        result = scores(matrix, self._class_names) | boundary
         if self._output_dir:
             os.makedirs(self._output_dir, exist_ok=True)
             with open(os.path.join(self._output_dir, "sem_seg_evaluation.json"), "w") as file:

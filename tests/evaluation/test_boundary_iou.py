@@ -2,7 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
 
+from fapn_d2.evaluation import SemSegEvaluator
 from fapn_d2.evaluation.boundary_iou import PAPER_WIDTHS, BoundaryConfusion, boundary_rings
 
 VOID = 255
@@ -116,3 +120,28 @@ def test_wrong_labels_and_sizes_are_named():
         confusion.update(np.array([[0, 2]]), truth)
     with pytest.raises(ValueError, match=r"\(1, 2\), ground truth \(2, 1\)"):
         confusion.update(truth, truth.T)
+
+
+def test_semantic_evaluator_reports_them(tmp_path):
+    labels = np.zeros((9, 30), np.uint8)
+    labels[:, 15:] = 1
+    labels[0] = 7  # not labelled
+    Image.fromarray(labels).save(tmp_path / "a.png")
+    name = f"toy_boundary_{tmp_path.name}"
+    DatasetCatalog.register(name, lambda: [{"file_name": "a.jpg", "sem_seg_file_name": str(tmp_path / "a.png")}])
+    MetadataCatalog.get(name).set(stuff_classes=["left", "right"], ignore_label=7)
+    evaluator = SemSegEvaluator(name, boundary_widths=(3, 5))
+    prediction = torch.zeros(2, 9, 30)
+    prediction[1, :, 13:] = 1  # two columns too far to the left
+    for _ in range(2):
+        evaluator.reset()
+        evaluator.process([{"file_name": "a.jpg"}], [{"sem_seg": prediction}])
+    scores = evaluator.evaluate()["sem_seg"]
+    # Three rows are near the unlabelled one over their whole width, of the other five rows six columns are in the band.
+    right, wrong = (3 * 13 + 5 * 1, 3 * 15 + 5 * 3), 8 * 2
+    expected = 100 * np.mean([right[0] / (right[0] + wrong), right[1] / (right[1] + wrong)])
+    assert scores["boundary_mIoU_3px"] == pytest.approx(expected)
+    assert scores["boundary_mIoU"] == pytest.approx((scores["boundary_mIoU_3px"] + scores["boundary_mIoU_5px"]) / 2)
+    assert "boundary_mIoU" not in SemSegEvaluator(name).evaluate()["sem_seg"]
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
