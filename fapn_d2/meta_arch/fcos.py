@@ -52,3 +52,8 @@ class FCOS(fcos.FCOS):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
+
+    def forward_training(self, images, features, predictions, gt_instances):
+        # Under autocast predictions come in half precision and anchors in single: the GIoU loss cannot mix them.
+        predictions = [[level.float() for level in levels] for levels in predictions]
+        return super().forward_training(images, features, predictions, gt_instances)
