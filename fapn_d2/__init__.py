@@ -14,7 +14,7 @@ except ModuleNotFoundError as error:
         name="detectron2",
     ) from error
 
-from . import data, heads, meta_arch, necks  # noqa: F401  (imported to register)
+from . import backbones, data, heads, meta_arch, necks  # noqa: F401  (imported to register)
 from .config import add_fapn_config
 
 __all__ = ["add_fapn_config"]

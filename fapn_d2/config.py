@@ -56,6 +56,34 @@ def neck_defaults() -> CN:
     neck.RESIDUAL_AUGMENTATION.RATIOS = [0.1, 0.2, 0.3]  # of "ratio": pooled height and width over the map's; alpha
     neck.RESIDUAL_AUGMENTATION.SIZES = [1, 2, 3]  # of "psp": pooled height and width, in pixels
     neck.RESIDUAL_AUGMENTATION.FUSION = "asf"  # of the pooled maps; "sum", "max", "acf": see SOFT_ROI_SELECTION
+
+    # ALIGN "flow": SFNet's flow alignment module (paper, Section 3.2).
+    neck.FLOW = CN()
+    # Fine pixels that one unit of flow moves; the text of the paper has 1.0. Networks learn either.
+    neck.FLOW.UNIT = 0.5
+    neck.FLOW.ALIGN_CORNERS = True  # of upsampling and of warping; the code of 2019 had False for the former
+
+    # CONTEXT "ppm": pyramid pooling, SFNet's context.
+    neck.PYRAMID_POOLING = CN()
+    neck.PYRAMID_POOLING.BINS = [1, 2, 3, 6]  # cells along each side
+    neck.PYRAMID_POOLING.DROPOUT = 0.1  # probability that a channel is dropped
+    neck.PYRAMID_POOLING.ALIGN_CORNERS = True  # of the upsampling of pooled maps
+    # CONTEXT "aspp", "dense_aspp", "non_local": SFNet, Table 3, with widths that come near its GFLOPs.
+    neck.ASPP = CN()
+    neck.ASPP.CHANNELS = 512  # of each branch
+    neck.ASPP.DILATIONS = [6, 12, 18, 24]  # in pixels of the map
+    neck.ASPP.DROPOUT = 0.1
+    neck.DENSE_ASPP = CN()
+    neck.DENSE_ASPP.REDUCED = 256  # channels that the bottom-up map is reduced to first
+    neck.DENSE_ASPP.CHANNELS = 512  # of the 1x1 convolution before each dilated one
+    neck.DENSE_ASPP.GROWTH = 512  # of each dilated convolution
+    neck.DENSE_ASPP.DILATIONS = [3, 6, 12, 18, 24]
+    neck.DENSE_ASPP.DROPOUT = 0.1
+    neck.NON_LOCAL = CN()
+    neck.NON_LOCAL.CHANNELS = 1024  # of the map that attends to itself
+    neck.NON_LOCAL.KEY_CHANNELS = 128
+    neck.NON_LOCAL.HIDDEN = 512  # of the convolution that joins it with the bottom-up map
+    neck.NON_LOCAL.DROPOUT = 0.1
     return neck
 
 
@@ -67,6 +95,19 @@ def _add_backbones(cfg: CN) -> None:
     # "BN": batch normalisation as timm builds it; "SyncBN": statistics over all processes; "EvalBN": the loaded
     # statistics are kept, scale and shift are trained (mmdetection); "FrozenBN": both are kept (Detectron2).
     cfg.MODEL.TIMM.NORM = "BN"
+
+    # "build_deep_stem_resnet_backbone": of Detectron2's MODEL.RESNETS it reads what its docstring says, and:
+    cfg.MODEL.RESNETS.STEM_CEIL_MODE = False  # round sizes up in the stem's max-pooling: 257 for 1024 pixels
+    cfg.MODEL.RESNETS.OUTPUT_STRIDE = 32  # 16 or 8: res5, or res4 and res5, are dilated and have no stride
+    # Dilation of the 3x3 convolution (basic blocks: of the second) in res2 to res5, whose strides stay: [1, 1, 2, 4] is
+    # "variant D" of SFNet's code of 2020, which its checkpoints need.
+    cfg.MODEL.RESNETS.CONV2_DILATION = [1, 1, 1, 1]
+    # "build_shufflenetv2_backbone".
+    cfg.MODEL.SHUFFLENETV2 = CN()
+    cfg.MODEL.SHUFFLENETV2.WIDTH = 1.5  # multiplier of the channels: 0.5, 1.0, 1.5, 2.0
+    cfg.MODEL.SHUFFLENETV2.NORM = "SyncBN"  # or "BN", "FrozenBN"
+    cfg.MODEL.SHUFFLENETV2.OUT_FEATURES = ["stage2", "stage3", "conv5"]  # of "stem", "stage2" to "stage4", "conv5"
+    cfg.MODEL.SHUFFLENETV2.CEIL_MODE = False  # of the max-pooling
 
 
 def _add_heads(cfg: CN) -> None:

@@ -4,6 +4,7 @@ from .build import (
     build_pyramid_backbone,
     build_resnet_augfpn_backbone,
     build_resnet_fapn_backbone,
+    build_resnet_sfnet_backbone,
     build_retinanet_resnet_augfpn_backbone,
     build_retinanet_resnet_fapn_backbone,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "build_pyramid_backbone",
     "build_resnet_augfpn_backbone",
     "build_resnet_fapn_backbone",
+    "build_resnet_sfnet_backbone",
     "build_retinanet_resnet_augfpn_backbone",
     "build_retinanet_resnet_fapn_backbone",
 ]

@@ -48,6 +48,15 @@ def build_retinanet_resnet_augfpn_backbone(cfg: CfgNode, input_shape: ShapeSpec)
     return build_pyramid(cfg, input_shape, preset="augfpn", top_block="p6p7_context", extra_outputs=("lateral",))
 
 
+@BACKBONE_REGISTRY.register()
+def build_resnet_sfnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TopDownPyramid:
+    """SFNet's aligned pyramid with P6 by max-pooling: replaces ``build_resnet_fpn_backbone`` in R-CNN and Panoptic FPN.
+
+    Its norm is MODEL.FPN.NORM, which detectors leave empty and SFNet's own networks set.
+    """
+    return build_pyramid(cfg, input_shape, preset="sfnet", top_block="max_pool")
+
+
 def build_pyramid(
     cfg: CfgNode,
     input_shape: ShapeSpec,

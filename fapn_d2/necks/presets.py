@@ -48,6 +48,15 @@ PRESETS: dict[str, dict[str, str | Split | None]] = {
         "MERGE": "align_then_fuse",
         "OUTPUT": "conv3x3",
     },
+    # Li et al., ECCV 2020, as in the official code: pyramid pooling is the coarsest level, without output convolution.
+    "sfnet": {
+        "CONTEXT": "ppm",
+        "LATERAL": "conv1x1_norm_relu",
+        "ALIGN": "flow",
+        "FUSE": None,
+        "MERGE": "align_then_fuse",
+        "OUTPUT": Split("conv3x3_norm_relu", top="identity"),
+    },
 }
 
 

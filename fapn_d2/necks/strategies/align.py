@@ -4,6 +4,7 @@ import fvcore.nn.weight_init as weight_init
 from torch import nn
 
 from fapn_d2.layers.feature_align import FeatureAlign
+from fapn_d2.layers.flow_align import FlowAlign
 from fapn_d2.layers.resize import resize_to
 
 from ..registry import ALIGNS
@@ -56,6 +57,12 @@ def bilinear(level, neck):
 
 
 @ALIGNS.register
+def bilinear_corners(level, neck):
+    """SFNet's rows without alignment: bilinear resampling, ``align_corners=True``, as flow alignment without flow."""
+    return Resample("bilinear_corners")
+
+
+@ALIGNS.register
 def deconv(level, neck):
     """FaPN, Table 1, "deconv": the kernel is not stated and no plain one gives the printed parameters."""
     return Deconvolution(level.out_channels)
@@ -72,3 +79,9 @@ def deform(level, neck):
         norm=level.norm,
         fused_input=level.merge == "fuse_then_align",
     )
+
+
+@ALIGNS.register
+def flow(level, neck):
+    """SFNet, Section 3.2: warping by a flow field that both maps predict."""
+    return FlowAlign(level.out_channels, unit=neck.FLOW.UNIT, align_corners=neck.FLOW.ALIGN_CORNERS)

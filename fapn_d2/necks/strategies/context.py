@@ -1,5 +1,10 @@
 """CONTEXT: what is computed from the coarsest bottom-up map beside, or instead of, its lateral."""
 
+from torch import nn
+
+from fapn_d2.layers.aspp import ASPP, DenseASPP
+from fapn_d2.layers.non_local import NonLocalContext
+from fapn_d2.layers.pyramid_pooling import PyramidPooling
 from fapn_d2.layers.residual_augmentation import ResidualAugmentation
 
 from ..registry import CONTEXTS
@@ -22,4 +27,77 @@ def residual_augmentation(level, neck):
         ratios=options.RATIOS,
         sizes=options.SIZES,
         fusion=options.FUSION,
+    )
+
+
+def _in_place_of_lateral(context: nn.Module) -> nn.Module:
+    """SFNet, Section 3.3: context and last stage are one; there is no lateral beside them."""
+    context.replaces_lateral = True
+    return context
+
+
+@CONTEXTS.register
+def ppm(level, neck):
+    """SFNet: pyramid pooling."""
+    options = neck.PYRAMID_POOLING
+    return _in_place_of_lateral(
+        PyramidPooling(
+            level.in_channels,
+            level.out_channels,
+            bins=options.BINS,
+            norm=level.norm,
+            dropout=options.DROPOUT,
+            align_corners=options.ALIGN_CORNERS,
+        )
+    )
+
+
+@CONTEXTS.register
+def aspp(level, neck):
+    """SFNet, Table 3."""
+    options = neck.ASPP
+    return _in_place_of_lateral(
+        ASPP(
+            level.in_channels,
+            level.out_channels,
+            channels=options.CHANNELS,
+            dilations=options.DILATIONS,
+            norm=level.norm,
+            dropout=options.DROPOUT,
+        )
+    )
+
+
+@CONTEXTS.register
+def dense_aspp(level, neck):
+    """SFNet, Table 3."""
+    options = neck.DENSE_ASPP
+    return _in_place_of_lateral(
+        DenseASPP(
+            level.in_channels,
+            level.out_channels,
+            reduced=options.REDUCED,
+            channels=options.CHANNELS,
+            growth=options.GROWTH,
+            dilations=options.DILATIONS,
+            norm=level.norm,
+            dropout=options.DROPOUT,
+        )
+    )
+
+
+@CONTEXTS.register
+def non_local(level, neck):
+    """SFNet, Table 3."""
+    options = neck.NON_LOCAL
+    return _in_place_of_lateral(
+        NonLocalContext(
+            level.in_channels,
+            level.out_channels,
+            channels=options.CHANNELS,
+            key_channels=options.KEY_CHANNELS,
+            hidden=options.HIDDEN,
+            norm=level.norm,
+            dropout=options.DROPOUT,
+        )
     )

@@ -5,6 +5,7 @@ from detectron2.layers import Conv2d, get_norm
 
 from fapn_d2.layers.feature_selection import FeatureSelection
 from fapn_d2.layers.initialization import xavier_uniform
+from fapn_d2.layers.pyramid_pooling import conv_norm_relu
 
 from ..registry import LATERALS, Level
 
@@ -56,3 +57,9 @@ def feature_selection(level, neck):
 def squeeze_excite(level, neck):
     """FaPN, Table 1: the selection module without its skip connection."""
     return FeatureSelection(level.in_channels, level.out_channels, skip=False)
+
+
+@LATERALS.register
+def conv1x1_norm_relu(level, neck):
+    """SFNet: with bias, norm and ReLU, as in the official code."""
+    return conv_norm_relu(level.in_channels, level.out_channels, norm=level.norm, bias=True)

@@ -4,6 +4,8 @@ import fvcore.nn.weight_init as weight_init
 from detectron2.layers import Conv2d, get_norm
 from torch import nn
 
+from fapn_d2.layers.pyramid_pooling import conv_norm_relu
+
 from ..registry import OUTPUTS, Level
 
 
@@ -31,3 +33,9 @@ def conv3x3_thrice(level, neck):
 def identity(level, neck):
     """No convolution: FaPN's coarsest level, and all levels of its real-time variant."""
     return nn.Identity()
+
+
+@OUTPUTS.register
+def conv3x3_norm_relu(level, neck):
+    """SFNet: a 3x3 convolution with norm and ReLU."""
+    return conv_norm_relu(level.out_channels, level.out_channels, kernel_size=3, norm=level.norm)

@@ -1,0 +1,57 @@
+"""Parts of residual networks: blocks with what Detectron2's lack, dilation beside stride and a projection wherever the
+size changes.
+
+Legend: N images, C channels in, D channels out, H x W size of the input, s stride.
+"""
+
+import fvcore.nn.weight_init as weight_init
+from detectron2.layers import Conv2d, get_norm
+from detectron2.modeling.backbone.resnet import BasicBlock
+from torch.nn import functional as F
+
+
+def conv3x3_norm_relu(in_channels: int, out_channels: int, *, stride: int = 1, norm: str = "BN") -> Conv2d:
+    """3x3 convolution without bias, norm and ReLU, initialised for training from scratch."""
+    conv = Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size=3,
+        stride=stride,
+        padding=1,
+        bias=False,
+        norm=get_norm(norm, out_channels),
+        activation=F.relu_,
+    )
+    weight_init.c2_msra_fill(conv)
+    return conv
+
+
+class DilatedBasicBlock(BasicBlock):
+    """ResNet-18's and ResNet-34's block: Detectron2's, with the same parameter names.
+
+    Args:
+        stride: s, of the first 3x3 convolution; with s > 1 the shortcut is a projection also where C equals D, which
+            Detectron2's block forgets (DF1's second stage needs it).
+        first_dilation, dilation: of the first and of the second 3x3 convolution.
+
+    Shapes: (N,C,H,W) -> (N,D,ceil(H/s),ceil(W/s)).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        norm: str = "BN",
+        first_dilation: int = 1,
+        dilation: int = 1,
+    ):
+        super().__init__(in_channels, out_channels, stride=stride, norm=norm)
+        if stride != 1 and self.shortcut is None:
+            self.shortcut = Conv2d(
+                in_channels, out_channels, kernel_size=1, stride=stride, bias=False, norm=get_norm(norm, out_channels)
+            )
+            weight_init.c2_msra_fill(self.shortcut)
+        for conv, rate in ((self.conv1, first_dilation), (self.conv2, dilation)):
+            conv.dilation = conv.padding = (rate, rate)

@@ -1,0 +1,103 @@
+"""Atrous spatial pyramids, context heads of SFNet's Table 3.
+
+Legend: N images, C channels in, D channels out, h x w size of the map. SFNet names the papers only; structure and
+widths below are plain ones whose operations come near the printed GFLOPs of ResNet-18: 276.3 and 282.4 of 276.6 and
+282.3. Others would do as well.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .pyramid_pooling import PooledBranch, conv_norm_relu
+
+
+class ASPP(nn.Module):
+    """Dilated convolutions side by side: Chen et al., "Rethinking Atrous Convolution", 2017.
+
+    Branches: 1x1, a 3x3 of each dilation, and the image's mean; then, as in pyramid pooling, [branches, x] -> 3x3
+    convolution, norm, ReLU, dropout.
+
+    Args:
+        in_channels, out_channels: C and D.
+        channels: of each branch.
+        dilations: in pixels of the map.
+        norm, dropout, align_corners: as in ``PyramidPooling``.
+
+    Shapes: (N,C,h,w) -> (N,D,h,w).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        channels: int = 512,
+        dilations: Sequence[int] = (6, 12, 18, 24),
+        norm: str = "BN",
+        dropout: float = 0.1,
+        align_corners: bool = True,
+    ):
+        super().__init__()
+        self.branches = nn.ModuleList([conv_norm_relu(in_channels, channels, norm=norm)])
+        for dilation in dilations:
+            self.branches.append(conv_norm_relu(in_channels, channels, kernel_size=3, dilation=dilation, norm=norm))
+        self.branches.append(PooledBranch(in_channels, channels, bins=1, norm=norm, align_corners=align_corners))
+        width = len(self.branches) * channels + in_channels
+        self.bottleneck = conv_norm_relu(width, out_channels, kernel_size=3, norm=norm)
+        self.dropout = nn.Dropout2d(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.bottleneck(torch.cat([*(branch(x) for branch in self.branches), x], dim=1)))
+
+
+class DenseASPP(nn.Module):
+    """Dilated convolutions one behind the other, each on all before it: Yang et al., "DenseASPP", CVPR 2018.
+
+    A 3x3 reduction of C, then for each dilation a 1x1 and a dilated 3x3 convolution whose result joins the map, then a
+    1x1 convolution to D; all with norm and ReLU.
+
+    Args:
+        in_channels, out_channels: C and D.
+        reduced: channels of the reduction.
+        channels, growth: of the 1x1 and of the 3x3 convolution of each dilation.
+        dilations: in pixels of the map.
+        norm: name for Detectron2's ``get_norm``.
+        dropout: probability that a whole channel is dropped, after each dilation.
+
+    Shapes: (N,C,h,w) -> (N,D,h,w).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        reduced: int = 256,
+        channels: int = 512,
+        growth: int = 512,
+        dilations: Sequence[int] = (3, 6, 12, 18, 24),
+        norm: str = "BN",
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        self.reduce = conv_norm_relu(in_channels, reduced, kernel_size=3, norm=norm)
+        self.blocks = nn.ModuleList()
+        width = reduced
+        for dilation in dilations:
+            self.blocks.append(
+                nn.Sequential(
+                    conv_norm_relu(width, channels, norm=norm),
+                    conv_norm_relu(channels, growth, kernel_size=3, dilation=dilation, norm=norm),
+                    nn.Dropout2d(dropout),
+                )
+            )
+            width += growth
+        self.bottleneck = conv_norm_relu(width, out_channels, norm=norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.reduce(x)
+        for block in self.blocks:
+            x = torch.cat([block(x), x], dim=1)
+        return self.bottleneck(x)

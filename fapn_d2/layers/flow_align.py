@@ -1,0 +1,57 @@
+"""Flow alignment module (FAM) of SFNet: Li et al., "Semantic Flow for Fast and Accurate Scene Parsing", Section 3.2.
+
+Legend: N images, C channels, H x W size of the fine map, h x w size of the coarse map.
+"""
+
+import torch
+from detectron2.layers import Conv2d
+from torch import Tensor, nn
+
+from .flow_warp import OFFICIAL_UNIT, flow_warp
+from .resize import resize_to
+
+
+class FlowAlign(nn.Module):
+    """Warp a coarse map to the fine one by a flow field that both predict.
+
+    With U the upsampled, reduced coarse map::
+
+        flow = conv3x3 [U, W_l fine]     2 channels: displacement to the right and down
+        output = warp(coarse, flow)      the map that is warped is not reduced
+
+    The two 1x1 reductions C -> C/2 are the official code's, not the text's. No bias, norm or activation; PyTorch's own
+    initialisation, so the flow does not start at zero.
+
+    Args:
+        channels: C of both maps and of the output; even.
+        unit, align_corners: see ``flow_warp``; ``align_corners`` also holds for the upsampling before the 3x3.
+
+    Raises:
+        ValueError: C is odd.
+    """
+
+    #: The fine map is read, not just its size.
+    needs_fine_features = True
+
+    def __init__(self, channels: int, *, unit: float = OFFICIAL_UNIT, align_corners: bool = True):
+        super().__init__()
+        if channels % 2:
+            raise ValueError(f"flow alignment halves the channels of its maps, got an odd number of them: {channels}")
+        self.unit = unit
+        self.align_corners = align_corners
+        self.reduce_coarse = Conv2d(channels, channels // 2, kernel_size=1, bias=False)
+        self.reduce_fine = Conv2d(channels, channels // 2, kernel_size=1, bias=False)
+        self.flow = Conv2d(channels, 2, kernel_size=3, padding=1, bias=False)
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """(N,C,H,W), (N,C,h,w) -> (N,C,H,W): ``coarse`` aligned to ``fine``; their sum is up to the caller."""
+        return flow_warp(coarse, self.predict_flow(fine, coarse), unit=self.unit, align_corners=self.align_corners)
+
+    def predict_flow(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """(N,C,H,W), (N,C,h,w) -> (N,2,H,W): the semantic flow field, in the units of ``flow_warp``."""
+        mode = "bilinear_corners" if self.align_corners else "bilinear"
+        upsampled = resize_to(self.reduce_coarse(coarse), fine.shape[-2:], mode)
+        return self.flow(torch.cat([upsampled, self.reduce_fine(fine)], dim=1))
+
+    def extra_repr(self) -> str:
+        return f"unit={self.unit}, align_corners={self.align_corners}"

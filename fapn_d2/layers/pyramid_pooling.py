@@ -1,0 +1,96 @@
+"""Pyramid pooling module (PPM): Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017, as SFNet has it.
+
+Legend: N images, C channels in, D channels out, h x w size of the map.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.layers import Conv2d, get_norm
+from detectron2.utils.comm import get_world_size
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .resize import resize_to
+
+
+def conv_norm_relu(
+    in_channels: int, out_channels: int, *, norm: str, kernel_size: int = 1, dilation: int = 1, bias: bool | None = None
+) -> Conv2d:
+    """Convolution that keeps the size, norm, ReLU; a bias where there is no norm, unless ``bias`` says. PyTorch's own
+    initialisation, as in SFNet's official code."""
+    return Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size=kernel_size,
+        padding=dilation * (kernel_size // 2),
+        dilation=dilation,
+        bias=norm == "" if bias is None else bias,
+        norm=get_norm(norm, out_channels),
+        activation=F.relu,
+    )
+
+
+class PooledBranch(nn.Module):
+    """(N,C,h,w) -> average over ``bins`` x ``bins`` cells -> 1x1 convolution, norm -> bilinear -> (N,D,h,w)."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, bins: int, norm: str = "BN", align_corners: bool = True):
+        super().__init__()
+        self.bins = bins
+        self.resize_mode = "bilinear_corners" if align_corners else "bilinear"
+        self.conv = Conv2d(in_channels, out_channels, kernel_size=1, bias=norm == "")
+        self.norm = get_norm(norm, out_channels) or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self._normalize(self.conv(F.adaptive_avg_pool2d(x, self.bins)))
+        return resize_to(y, x.shape[-2:], self.resize_mode)
+
+    def _normalize(self, y: Tensor) -> Tensor:
+        norm = self.norm
+        single = self.training and isinstance(norm, _BatchNorm) and y.shape[0] * self.bins**2 == 1
+        if single and not (isinstance(norm, nn.SyncBatchNorm) and get_world_size() > 1):
+            # One image and one cell: a single value has no variance, and PyTorch refuses. Its running estimate serves.
+            return F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        return norm(y)
+
+    def extra_repr(self) -> str:
+        return f"bins={self.bins}, resize_mode={self.resize_mode}"
+
+
+class PyramidPooling(nn.Module):
+    """Context of several sizes beside each pixel: [pooled maps, x] -> 1x1 convolution, norm, ReLU, dropout.
+
+    Departures of SFNet's official code from PSPNet, followed here: branches of D channels without ReLU, and a 1x1
+    convolution where PSPNet has a 3x3.
+
+    Args:
+        in_channels, out_channels: C and D.
+        bins: cells along each side, one branch each, concatenated in this order before ``x``.
+        norm: name for Detectron2's ``get_norm``; convolutions have a bias where it is "".
+        dropout: probability that a whole channel of the result is dropped in training.
+        align_corners: of the bilinear resampling of pooled maps.
+
+    Shapes: (N,C,h,w) -> (N,D,h,w).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        bins: Sequence[int] = (1, 2, 3, 6),
+        norm: str = "BN",
+        dropout: float = 0.1,
+        align_corners: bool = True,
+    ):
+        super().__init__()
+        self.branches = nn.ModuleList(
+            PooledBranch(in_channels, out_channels, bins=b, norm=norm, align_corners=align_corners) for b in bins
+        )
+        self.bottleneck = conv_norm_relu(in_channels + len(bins) * out_channels, out_channels, norm=norm)
+        self.dropout = nn.Dropout2d(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = [branch(x) for branch in self.branches]
+        return self.dropout(self.bottleneck(torch.cat([*pooled, x], dim=1)))
