@@ -8,36 +8,36 @@ With a config file, the weights must fill its network exactly. Only tensors are 
 """
 
 import argparse
-import sys
 
-from fapn_d2.engine import load_config
+from fapn_d2.engine import load_config, user_errors_as_messages
 from fapn_d2.engine.convert import DIRECTIONS, KEY_MAPS, convert_file
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", help="checkpoint to read: .pth, .pkl or .safetensors")
-    parser.add_argument("target", help="checkpoint to write: .pth, must not exist")
-    parser.add_argument("--paper", choices=sorted(KEY_MAPS), default="fapn", help="whose official code (default: fapn)")
-    parser.add_argument("--to", choices=DIRECTIONS, default="ours", help="direction (default: ours)")
-    parser.add_argument("--config-file", default="", help="config of the network that the weights must fill")
-    parser.add_argument("--quiet", action="store_true", help="print the counts, not every name")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="what to change in the config")
-    args = parser.parse_args(argv)
-    try:
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top.add_argument("source", help="checkpoint to read: .pth, .pkl or .safetensors")
+    top.add_argument("target", help="checkpoint to write: .pth, must not exist")
+    top.add_argument("--paper", choices=sorted(KEY_MAPS), default="fapn", help="whose official code (default: fapn)")
+    top.add_argument("--to", choices=DIRECTIONS, default="ours", help="direction (default: ours)")
+    top.add_argument("--config-file", default="", help="config of the network that the weights must fill")
+    top.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="what to change in the config")
+    top.add_argument("--quiet", action="store_true", help="print the counts, not every name")
+    top.add_argument("--debug", action="store_true", help="tracebacks for all errors")
+    return top
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    with user_errors_as_messages(debug=args.debug):
         if args.opts and not args.config_file:
             raise ValueError("--opts changes a config; name it by --config-file")
         cfg = load_config(args.config_file, args.opts) if args.config_file else None
         conversion = convert_file(args.source, args.target, paper=args.paper, to=args.to, cfg=cfg)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    report = conversion.report()
-    print(report.splitlines()[-1] if args.quiet else report)
-    fits = " and fills the network of the config" if cfg else ""
-    print(f"{args.target} is written{fits}")
-    return 0
+        report = conversion.report()
+        print(report.splitlines()[-1] if args.quiet else report)
+        fits = " and fills the network of the config" if cfg else ""
+        print(f"{args.target} is written{fits}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

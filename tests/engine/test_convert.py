@@ -1,7 +1,6 @@
 """Official checkpoints -> ours and back: recorded necks, a whole network, the report, and what is refused."""
 
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -180,20 +179,23 @@ def test_every_paper_converts_in_both_directions():
                 convert({"nothing.of.the.kind": torch.zeros(1)})
 
 
-def test_the_tool(tmp_path):
+def test_the_tool(tmp_path, monkeypatch, capsys):
     """From the command line: the report, the file, and an error without a traceback."""
+    monkeypatch.chdir(tmp_path)
     pyramid = toy_pyramid("build_resnet_fapn_backbone")
-    torch.save({"model": pyramid.state_dict(), "iteration": 7}, tmp_path / "ours.pth")
-
-    def run(*args):
-        command = [sys.executable, str(ROOT / "tools" / "convert_checkpoint.py"), *args]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-
-    done = run("ours.pth", "official.pth", "--to", "official")
-    assert done.returncode == 0, done.stderr
-    assert "fpn_lateral2.importance.weight" in done.stdout and "23 renamed, 6 unchanged, 0 dropped" in done.stdout
-    assert "fan_align2.lateral_conv.conv_atten.weight" in torch.load(tmp_path / "official.pth")["model"]
-    failed = run("official.pth", "again.pth", "--config-file", CONFIG)
-    assert failed.returncode == 2 and "Traceback" not in failed.stderr
-    assert "error: the weights do not fit the network of the config" in failed.stderr
-    assert not (tmp_path / "again.pth").exists()
+    torch.save({"model": pyramid.state_dict(), "iteration": 7}, "ours.pth")
+    main = runpy.run_path(str(ROOT / "tools" / "convert_checkpoint.py"))["main"]
+    main(["ours.pth", "official.pth", "--to", "official"])
+    printed = capsys.readouterr().out
+    assert "fpn_lateral2.importance.weight" in printed and "23 renamed, 6 unchanged, 0 dropped" in printed
+    assert "fan_align2.lateral_conv.conv_atten.weight" in torch.load("official.pth", weights_only=True)["model"]
+    for options, message in (
+        (["--config-file", CONFIG], "error: the weights do not fit the network of the config"),
+        (["--opts", "SEED", "1"], "error: --opts changes a config; name it by --config-file"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(["official.pth", "again.pth", *options])
+        assert stopped.value.code == 2 and message in capsys.readouterr().err
+    assert not Path("again.pth").exists()
+    main(["official.pth", "again.pth", "--quiet"])
+    assert capsys.readouterr().out.splitlines() == ["23 renamed, 6 unchanged, 0 dropped", "again.pth is written"]

@@ -1,0 +1,177 @@
+"""The papers' numbers beside ours, as Markdown and as one HTML page."""
+
+import html
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from .ledger import Ledger, Row
+from .paper_metrics import ELSEWHERE, find
+from .run_records import Record, config_hash
+
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Number:
+    """One printed number and ours."""
+
+    printed: float
+    ours: tuple[float, ...]  #: one a seed; none where nothing is measured
+
+    @property
+    def text(self) -> str:
+        """``77.4`` or ``77.4 → 77.12 ± 0.21 (-0.28)``: printed, mean of ours, standard deviation, difference."""
+        if not self.ours:
+            return str(self.printed)
+        mean = statistics.fmean(self.ours)
+        spread = f" ± {statistics.stdev(self.ours):.2f}" if len(self.ours) > 1 else ""
+        difference = round(mean - self.printed, 2) + 0.0  # no -0.00
+        return f"{self.printed} → {mean:.2f}{spread} ({difference:+.2f})"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A heading, a sentence and a table."""
+
+    title: str
+    about: str
+    header: list[str]
+    lines: list[list[str]]
+
+
+def numbers_of(row: Row, records: Sequence[Record]) -> dict[str, Number]:
+    """Every number that the paper prints for a row, with ours.
+
+    Args:
+        row: its own ``measured`` counts, too.
+        records: those of this row's networks, see :func:`records_of`.
+    """
+    sizes = {"params_M": row.measured.get("params", 0) / 1e6, "gflops": row.measured.get("gflops", 0)}
+    numbers = {}
+    for metric, printed in row.paper.items():
+        ours = [sizes[metric]] if sizes.get(metric) else []
+        ours += [run["metrics"][metric] for run in row.measured.get("runs", []) if metric in run["metrics"]]
+        if metric not in ELSEWHERE:
+            ours += [value for r in records if (value := find(r.results, metric, r.network)) is not None]
+        numbers[metric] = Number(printed, tuple(ours))
+    return numbers
+
+
+def records_of(row: Row, records: Sequence[Record]) -> list[Record]:
+    """The runs of this row's networks as they stand in the ledger, whichever row they were started for."""
+    hashes = {config_hash(network.load()): name for name, network in row.networks.items()} if records else {}
+    return [r for r in records if hashes.get(r.config_hash) == r.network]
+
+
+def report(ledgers: Sequence[Ledger], records: Sequence[Record]) -> list[Block]:
+    """A block for each table, and one for the runs that are no row's."""
+    blocks, used = [], set()
+    for ledger in ledgers:
+        for table in dict.fromkeys(row.table for row in ledger.rows):
+            rows = [row for row in ledger.rows if row.table == table]
+            metrics = list(dict.fromkeys(metric for row in rows for metric in row.paper))
+            lines = []
+            for row in rows:
+                own = records_of(row, records)
+                used |= {id(record) for record in own}
+                numbers = numbers_of(row, own)
+                cells = [numbers[metric].text if metric in numbers else "" for metric in metrics]
+                lines.append([row.id, row.method, *cells, _provenance(row, own)])
+            header = ["row", "method", *metrics, "ours"]
+            blocks.append(Block(f"{ledger.title}: {table}", rows[0].about, header, lines))
+    trials = [record for record in records if id(record) not in used]
+    if trials:
+        blocks.append(_trials(trials))
+    return blocks
+
+
+def to_markdown(blocks: Sequence[Block]) -> str:
+    """Headings and tables."""
+    parts = ["# The papers' numbers and ours", "", _legend(), ""]
+    for block in blocks:
+        parts += [f"## {block.title}", "", block.about, ""]
+        parts += [_line(block.header), _line(["---"] * len(block.header)), *map(_line, block.lines), ""]
+    return "\n".join(parts)
+
+
+def to_html(blocks: Sequence[Block]) -> str:
+    """One page that needs no other file."""
+    return "\n".join(_html(blocks)) + "\n"
+
+
+def _html(blocks: Sequence[Block]) -> Iterator[str]:
+    yield "<!DOCTYPE html>"
+    yield '<html lang="en"><head><meta charset="utf-8"><title>The papers\' numbers and ours</title><style>'
+    yield "body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:90em;padding:0 1em;color:#222}"
+    yield "table{border-collapse:collapse;display:block;overflow-x:auto;margin:.5em 0 2em}"
+    yield "th,td{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}"
+    yield "th{background:#f4f4f4}tr.measured td{background:#f2faf2}td:first-child{font-family:monospace}"
+    yield "</style></head><body><h1>The papers' numbers and ours</h1>"
+    yield f"<p>{html.escape(_legend())}</p>"
+    for block in blocks:
+        yield f"<h2>{html.escape(block.title)}</h2><p>{html.escape(block.about)}</p><table>"
+        yield f"<tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in block.header)}</tr>"
+        for line in block.lines:
+            kind = "" if line[-1].startswith("not ") else ' class="measured"'
+            yield f"<tr{kind}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>"
+        yield "</table>"
+    yield "</body></html>"
+
+
+def _legend() -> str:
+    return (
+        "A number alone is the paper's. Where ours is known: paper → mean of ours ± standard deviation over seeds "
+        "(difference). Parameters and GFLOPs are counted on the network; the rest needs training."
+    )
+
+
+def _provenance(row: Row, records: Sequence[Record]) -> str:
+    """Seeds, device, commit and config hash of what was measured, or why nothing was."""
+    if row.pending:
+        return f"not built: {row.pending}"
+    runs = [(r.seed, _device(r), _commit(r), r.config_hash) for r in records]
+    runs += [
+        (run["seed"], *(str(run.get(key, "?")) for key in ("device", "commit", "config_hash")))
+        for run in row.measured.get("runs", [])
+    ]
+    if not runs:
+        return NOT_MEASURED
+    seeds, *rest = zip(*runs)
+    devices, commits, hashes = (", ".join(sorted(set(values))) for values in rest)
+    plural = "s" if len(seeds) > 1 else ""
+    return f"seed{plural} {', '.join(map(str, sorted(seeds)))}; {devices}; commit {commits}; config {hashes}"
+
+
+def _device(record: Record) -> str:
+    return f"{record.processes} x {record.device}"
+
+
+def _commit(record: Record) -> str:
+    commit, plus, _ = record.commit.partition("+")
+    return f"{commit[:7]} with changes" if plus else commit[:7]
+
+
+def _trials(records: Sequence[Record]) -> Block:
+    lines = []
+    for record in records:
+        pairs = zip(record.changed[::2], record.changed[1::2])
+        changed = "; ".join(f"{key} {value}" for key, value in pairs) or "the ledger has changed since"
+        scores = {
+            f"{task}/{name}": value
+            for task, named in record.results.items()
+            if isinstance(named, dict)
+            for name, value in named.items()
+            if isinstance(value, (int, float)) and "-" not in name  # means, not single classes
+        }
+        text = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
+        started = f"{record.row} {record.network}".strip()
+        ran = f"seed {record.seed}, {record.iterations} iterations"
+        lines.append([started, record.config, changed, text, ran, _device(record), _commit(record), record.config_hash])
+    header = ["started for", "config", "changed", "scores", "run", "device", "commit", "config hash"]
+    about = "Shrunken or changed by hand: they show that a row runs, and are not to be compared with its numbers."
+    return Block("Trials", about, header, lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,0 +1,81 @@
+"""What a run of a row gave, kept beside its weights, and the hash by which rows find their runs."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from .config_loading import default_config, leaves
+
+#: Keys that say where and how a run goes, not what comes out.
+_PLACE = (
+    "OUTPUT_DIR",
+    "SEED",
+    "VERSION",
+    "VIS_PERIOD",
+    "MODEL.DEVICE",
+    "DATALOADER.NUM_WORKERS",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "TEST.EVAL_PERIOD",
+    "TEST.BACKEND",
+    "TEST.KEEP_PREDICTIONS",
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one run of a row gave; the fields are those of the file."""
+
+    row: str
+    network: str
+    config: str
+    changed: list[Any]
+    seed: int
+    config_hash: str
+    iterations: int
+    device: str
+    processes: int
+    commit: str
+    results: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """As JSON, whole or not at all."""
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(vars(self), indent=1))
+        partial.rename(path)
+
+
+def config_hash(cfg: CfgNode, *, without: Sequence[str] = ()) -> str:
+    """12 hexadecimal digits for all keys that differ from their defaults, but those in ``without`` and below.
+
+    Keys that the project gets later leave it as it is, as long as their defaults change nothing.
+    """
+    defaults = {key: _plain(value) for key, value in leaves(default_config())}
+    left_out = (*_PLACE, *without)
+    changed = {
+        key: _plain(value)
+        for key, value in leaves(cfg)
+        if _plain(value) != defaults.get(key) and not any(f"{key}.".startswith(f"{name}.") for name in left_out)
+    }
+    return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def read_record(path: Path) -> Record:
+    """Raises ValueError if the file is no record."""
+    try:
+        return Record(**json.loads(path.read_text()))
+    except (TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a record of tools/reproduce.py: {error}; delete it to run again") from error
+
+
+def read_records(output: Path) -> list[Record]:
+    """Every record below ``output``, by path; none if there is no such folder."""
+    return [read_record(path) for path in sorted(output.glob("*/seed*/record-*.json"))]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
