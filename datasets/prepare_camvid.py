@@ -179,9 +179,7 @@ def verify(output: Path) -> Counter:
             if values.max() > IGNORE_LABEL:
                 raise ValueError(f"{label} holds {values.max()}; classes are 0..10 and {IGNORE_LABEL} for void")
             if seen.setdefault(image.stem, split) != split:
-                raise ValueError(
-                    f"{image.stem} is in {seen[image.stem]} and {split} (of two runs?); empty {output} first"
-                )
+                raise ValueError(f"{image.stem} is in {seen[image.stem]} and {split}; empty {output} and start again")
             numbers[split] += 1
     return numbers
 

@@ -77,8 +77,8 @@ def _labels(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _panoptic(scene: Scene) -> tuple[np.ndarray, list[dict]]:
-    """(H, W) segment ids and their records. An id is the colour of the class, shifted until it is free: the PNG can
-    be looked at."""
+    """(H, W) segment ids and their records. An id is the colour of the class, darkened until it is free: the PNG
+    can be looked at."""
     ids = np.zeros(scene.stuff.shape, np.int64)
     segments: list[dict] = []
     colors = {c["id"]: c["color"] for c in categories()}
@@ -89,7 +89,7 @@ def _panoptic(scene: Scene) -> tuple[np.ndarray, list[dict]]:
             continue
         color = np.array(colors[category])
         while (segment_id := int(rgb2id(color))) in {s["id"] for s in segments}:
-            color = (color + (23, 11, 37)) % 256
+            color = np.maximum(color - (14, 6, 10), 0)
         ids[mask] = segment_id
         segments.append({"id": segment_id, "category_id": category} | _extent(mask))
     return ids, segments
