@@ -1,0 +1,131 @@
+"""Time and memory of alternatives that do the same work, measured in turns in one process."""
+
+import ctypes
+import gc
+import re
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one alternative took in one setting."""
+
+    suite: str  # "ops", "neck", "model" or "train"
+    setting: dict[str, object]  # what the alternatives have in common: size, batch, dtype, pass
+    name: str  # of the alternative
+    median_ms: float
+    iqr_ms: float  # interquartile range of the runs
+    runs: int
+    peak_mib: float | None  # memory above what was held before the call; None where it cannot be known
+    items: int = 1  # images in a call
+
+
+@dataclass
+class Comparison:
+    """Alternatives for one setting. ``reference`` names the one that the others' ratios refer to."""
+
+    suite: str
+    setting: dict[str, object]
+    reference: str
+    alternatives: Mapping[str, Callable[[], object]]
+    items: int = 1
+    #: Alternatives that cannot run here, with the reason.
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def measure(comparison: Comparison, device: torch.device, *, repeats: int, warmup: int) -> list[Measurement]:
+    """Run all alternatives ``repeats`` times in turns, so that a drift of the clock or a busy neighbour hits all alike.
+
+    An alternative that runs out of memory is left out and noted in ``comparison.skipped``.
+    """
+    alternatives = dict(comparison.alternatives)
+    for name, call in list(alternatives.items()):
+        try:
+            for _ in range(warmup):
+                call()
+            _synchronize(device)
+        except torch.OutOfMemoryError as error:
+            comparison.skipped[name] = str(error).splitlines()[0]
+            del alternatives[name]
+            _release(device)
+    seconds: dict[str, list[float]] = {name: [] for name in alternatives}
+    for _ in range(repeats):
+        for name, call in alternatives.items():
+            seconds[name].append(_time(call, device))
+    peaks = {name: peak_memory(call, device) for name, call in alternatives.items()}
+    return [
+        Measurement(
+            suite=comparison.suite,
+            setting=comparison.setting,
+            name=name,
+            median_ms=1e3 * statistics.median(times),
+            iqr_ms=1e3 * _iqr(times),
+            runs=len(times),
+            peak_mib=peaks[name],
+            items=comparison.items,
+        )
+        for name, times in seconds.items()
+    ]
+
+
+def peak_memory(call: Callable[[], object], device: torch.device) -> float | None:
+    """MiB that ``call`` needs at its peak beyond what is held before: on CUDA of its allocator, else of the process.
+
+    The latter is known on Linux only, through /proc; None elsewhere.
+    """
+    _release(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        _synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the process's peak becomes its present size
+        before = _status_kib("VmRSS")
+        call()
+        return max(0, _status_kib("VmHWM") - before) / 2**10
+    except OSError:
+        return None
+
+
+def _status_kib(name: str) -> int:
+    return int(re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M).group(1))
+
+
+def _release(device: torch.device) -> None:
+    """Give back memory that allocators keep, so that the peak of the next call shows."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError):  # not glibc: the peak may come out too small
+        return
+
+
+def _time(call: Callable[[], object], device: torch.device) -> float:
+    _synchronize(device)
+    start = time.perf_counter()
+    call()
+    _synchronize(device)
+    return time.perf_counter() - start
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _iqr(values: list[float]) -> float:
+    if len(values) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return high - low

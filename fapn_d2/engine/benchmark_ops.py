@@ -1,0 +1,91 @@
+"""Comparisons of single operators at the sizes that a pyramid has."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+
+from ..layers.deform_conv import modulated_deform_conv2d
+from .benchmark import Comparison
+from .benchmark_options import DTYPES, Options, with_backend
+
+TAPS = 9
+
+
+def operator_comparisons(options: Options) -> Iterator[Comparison]:
+    """The modulated deformable 3x3 convolution beside torchvision's and, as the floor, a plain 3x3 convolution.
+
+    Input, offsets and mask come in the precision of the run, as a network under autocast hands them over; weights are
+    float32 parameters.
+    """
+    for height, width in options.images:
+        for stride in options.strides:
+            # Detectron2 pads images to a multiple of 32.
+            size = tuple(math.ceil(s / 32) * 32 // stride for s in (height, width))
+            for batch in options.batches:
+                for dtype in options.dtypes:
+                    tensors = _tensors(options, size, batch, dtype)
+                    for which in options.passes:
+                        setting = {
+                            "image": f"{height}x{width}",
+                            "stride": stride,
+                            "map": f"{batch}x{options.channels}x{size[0]}x{size[1]}",
+                            "dtype": dtype,
+                            "pass": which,
+                        }
+                        calls = {
+                            name: _call(function, backend, tensors, options, setting)
+                            for name, (function, backend) in ALTERNATIVES.items()
+                        }
+                        yield Comparison("ops", setting, "conv3x3", calls, items=batch)
+
+
+def _tensors(options: Options, size: tuple[int, int], batch: int, dtype: str) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    c, g = options.channels, options.groups
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator).to(options.device)
+
+    maps = {
+        "x": normal(batch, c, *size),
+        "offset": 2 * normal(batch, 2 * g * TAPS, *size),  # pixels: most samples within 4 of their place
+        "mask": normal(batch, g * TAPS, *size).sigmoid(),
+    }
+    maps = {k: t.to(DTYPES[dtype]).contiguous(memory_format=options.memory_format) for k, t in maps.items()}
+    weight = normal(c, c, 3, 3) / math.sqrt(c * TAPS)
+    return maps | {"weight": weight, "bias": normal(c), "grad": torch.ones_like(maps["x"])}
+
+
+def _plain(x, offset, mask, weight, bias):
+    return F.conv2d(x, weight, bias, padding=1)
+
+
+def _deformable(x, offset, mask, weight, bias):
+    return modulated_deform_conv2d(x, offset, mask, weight, bias)
+
+
+#: Name -> function and the backend of deform_conv.py that it runs with.
+ALTERNATIVES = {
+    "conv3x3": (_plain, "auto"),
+    "fapn_d2": (_deformable, "auto"),
+    "torchvision": (_deformable, "torchvision"),
+}
+
+
+def _call(function: Callable, backend: str, tensors: dict, options: Options, setting: dict) -> Callable[[], object]:
+    backward = setting["pass"] == "forward+backward"
+    inputs = {k: t.detach().requires_grad_(backward) for k, t in tensors.items() if k != "grad"}
+    run = options.prepared(function)
+
+    def forward():
+        with options.autocast(setting["dtype"]), torch.set_grad_enabled(backward):
+            return run(**inputs)
+
+    def forward_backward():
+        for t in inputs.values():
+            t.grad = None
+        forward().backward(tensors["grad"])
+
+    return with_backend(backend, forward_backward if backward else options.recorded(forward, backend))

@@ -1,0 +1,80 @@
+"""Measurements as a table to read and as JSON to keep."""
+
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from .benchmark import Comparison, Measurement
+from .setup import git_commit
+
+PACKAGES = ("torch", "torchvision", "triton", "numpy")
+
+
+def describe_machine(device: torch.device) -> dict[str, object]:
+    """Device, versions, threads and the command: what must be known to compare two tables."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "command": " ".join(["tools/benchmark.py", *sys.argv[1:]]),
+        "commit": git_commit(),
+        "python": platform.python_version(),
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "tf32": torch.backends.cuda.matmul.allow_tf32 if device.type == "cuda" else None,
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def table(comparison: Comparison, measurements: Sequence[Measurement]) -> str:
+    """One line an alternative; ratios are times (and memory) of the alternative over those of the reference."""
+    found = {m.name: m for m in measurements}
+    reference = found.get(comparison.reference)
+    width = max(len(name) for name in [*comparison.alternatives, ""])
+    head = f"{'':{width}}  {'median ms':>10} {'IQR':>7} {'images/s':>9} {'peak MiB':>9} {'x time':>7} {'x memory':>8}"
+    lines = [f"{comparison.suite}: " + ", ".join(f"{k} {v}" for k, v in comparison.setting.items()), head]
+    for name in comparison.alternatives:
+        if name not in found:
+            lines.append(f"{name:{width}}  {comparison.skipped.get(name, 'left out')}")
+            continue
+        m = found[name]
+        cells = [
+            f"{m.median_ms:10.3f} {m.iqr_ms:7.3f} {1e3 * m.items / m.median_ms:9.1f} {_cell(m.peak_mib, 9)}",
+            _ratio(m.median_ms, reference and reference.median_ms, 7),
+            _ratio(m.peak_mib, reference and reference.peak_mib, 8),
+        ]
+        lines.append(f"{name:{width}}  {' '.join(cells)}")
+    return "\n".join(lines) + "\n"
+
+
+def write_json(path: str, machine: dict[str, object], measurements: Sequence[Measurement]) -> None:
+    """``machine`` and one record a measurement; the folder is made."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    records = [vars(m) for m in measurements]
+    Path(path).write_text(json.dumps({**machine, "measurements": records}, indent=1) + "\n")
+
+
+def _ratio(value: float | None, reference: float | None, width: int) -> str:
+    return _cell(value / reference if value is not None and reference else None, width, digits=2)
+
+
+def _cell(value: float | None, width: int, digits: int = 1) -> str:
+    return f"{'-':>{width}}" if value is None else f"{value:{width}.{digits}f}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

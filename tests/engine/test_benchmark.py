@@ -1,0 +1,184 @@
+"""The benchmark: how it measures, what it prints and keeps, and the tool from its command line."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fapn_d2.engine import benchmark, load_config
+from fapn_d2.engine.benchmark import Comparison, Measurement, measure, peak_memory
+from fapn_d2.engine.benchmark_inputs import build_random_network, random_batch
+from fapn_d2.engine.benchmark_networks import neck_comparisons
+from fapn_d2.engine.benchmark_ops import operator_comparisons
+from fapn_d2.engine.benchmark_options import Options, graphed
+from fapn_d2.engine.benchmark_report import describe_machine, table, write_json
+from fapn_d2.layers import deform_conv
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CPU = torch.device("cpu")
+CONFIGS = tuple(str(REPOSITORY / f"configs/fapn/semantic_R_18_{neck}_camvid.yaml") for neck in ("FPN", "FaPN"))
+NARROW = ("MODEL.FPN.OUT_CHANNELS", "32", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32")
+
+
+def tool():
+    spec = importlib.util.spec_from_file_location("benchmark_tool", REPOSITORY / "tools" / "benchmark.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def options(**changes) -> Options:
+    defaults = {"device": CPU, "images": ((64, 96),), "batches": (1,), "dtypes": ("float32",), "passes": ("forward",)}
+    return Options(**{**defaults, **changes})
+
+
+def test_alternatives_run_in_turns_and_give_medians(monkeypatch):
+    order, clock = [], iter([9.0, 1.0, 4.0, 2.0, 5.0, 3.0, 8.0, 4.0, 7.0, 5.0])
+
+    def fake_time(call, device):
+        call()
+        return next(clock)
+
+    monkeypatch.setattr(benchmark, "_time", fake_time)
+    monkeypatch.setattr(benchmark, "peak_memory", lambda call, device: 3.0)
+    calls = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    found = measure(Comparison("ops", {"dtype": "float32"}, "a", calls, items=2), CPU, repeats=5, warmup=2)
+    assert order == ["a", "a", "b", "b", *"ababababab"]
+    assert [(m.name, m.median_ms, m.iqr_ms, m.runs, m.items) for m in found] == [
+        ("a", 7000.0, 3000.0, 5, 2),  # 4, 5, 7, 8, 9
+        ("b", 3000.0, 2000.0, 5, 2),  # 1, 2, 3, 4, 5
+    ]
+
+
+def test_what_does_not_fit_is_left_out_and_named():
+    def too_large():
+        raise torch.OutOfMemoryError("CUDA out of memory.\nmore lines")
+
+    comparison = Comparison("ops", {}, "small", {"small": lambda: None, "large": too_large})
+    found = measure(comparison, CPU, repeats=1, warmup=1)
+    assert [m.name for m in found] == ["small"]
+    assert "large  CUDA out of memory." in table(comparison, found)
+
+
+def test_peak_memory_sees_what_a_call_holds_for_a_moment():
+    if peak_memory(lambda: None, CPU) is None:
+        pytest.skip("this system does not tell a process's peak")
+    assert 90 < peak_memory(lambda: torch.ones(96 * 2**18).sum(), CPU) < 140
+    assert peak_memory(lambda: torch.ones(2**10).sum(), CPU) < 20
+
+
+def test_table_and_json(tmp_path):
+    comparison = Comparison("neck", {"image": "64x96", "dtype": "bf16"}, "FPN", {"FPN": None, "FaPN": None}, items=2)
+    found = [
+        Measurement("neck", comparison.setting, "FPN", 4.0, 0.5, 7, 10.0, 2),
+        Measurement("neck", comparison.setting, "FaPN", 6.0, 0.25, 7, None, 2),
+    ]
+    lines = table(comparison, found).splitlines()
+    assert lines[0] == "neck: image 64x96, dtype bf16"
+    assert lines[1].split() == ["median", "ms", "IQR", "images/s", "peak", "MiB", "x", "time", "x", "memory"]
+    assert lines[2].split() == ["FPN", "4.000", "0.500", "500.0", "10.0", "1.00", "1.00"]
+    assert lines[3].split() == ["FaPN", "6.000", "0.250", "333.3", "-", "1.50", "-"]
+
+    machine = describe_machine(CPU)
+    write_json(str(tmp_path / "new" / "numbers.json"), machine, found)
+    kept = json.loads((tmp_path / "new" / "numbers.json").read_text())
+    assert kept["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert kept["threads"] == torch.get_num_threads() and kept["device"]
+    assert kept["measurements"][1]["median_ms"] == 6.0 and kept["measurements"][1]["setting"]["dtype"] == "bf16"
+
+
+def test_operators_are_compared_at_the_sizes_of_a_pyramid():
+    found = list(operator_comparisons(options(images=((100, 130),), strides=(8, 16), channels=16, groups=2)))
+    assert [c.setting["map"] for c in found] == ["1x16x16x20", "1x16x8x10"]  # of the image padded to 128x160
+    calls = found[0].alternatives
+    ours, theirs = calls["fapn_d2"](), calls["torchvision"]()
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert calls["conv3x3"]().shape == ours.shape
+    assert deform_conv._backend == "auto"
+
+    (low,) = operator_comparisons(options(dtypes=("bf16",), strides=(8,), channels=16, groups=2))
+    assert all(call().dtype == torch.bfloat16 for call in low.alternatives.values())
+
+
+def test_necks_are_compared_on_the_same_maps():
+    (comparison,) = neck_comparisons(options(configs=(CONFIGS,), overrides=NARROW))
+    fpn, fapn, on_torchvision = (call() for call in comparison.alternatives.values())
+    assert list(comparison.alternatives)[1:] == [
+        "semantic_R_18_FaPN_camvid",
+        "semantic_R_18_FaPN_camvid on torchvision",
+    ]
+    assert [t.shape for t in fpn] == [t.shape for t in fapn]
+    for a, b in zip(fapn, on_torchvision):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
+def test_random_batch_is_in_detectron2s_format(mask_format):
+    cfg = load_config("", ["INPUT.MASK_FORMAT", mask_format])
+    first, second = random_batch(cfg, (60, 80), 2, CPU)
+    assert first["image"].shape == (3, 60, 80) and first["image"].dtype == torch.uint8
+    assert not torch.equal(first["image"], second["image"])
+    boxes = first["instances"].gt_boxes
+    masks = first["instances"].gt_masks
+    assert boxes.nonempty().all() and boxes.tensor.max() <= 80
+    torch.testing.assert_close(masks.get_bounding_boxes().tensor, boxes.tensor, rtol=0, atol=1.0)
+    assert first["sem_seg"].shape == (60, 80) and first["sem_seg"].max() < cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+
+
+def test_random_networks_are_alike_and_calm():
+    (model, cfg), (again, _) = (
+        build_random_network(CONFIGS[1], NARROW, CPU, torch.contiguous_format) for _ in range(2)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
+    assert cfg.MODEL.WEIGHTS == ""
+
+
+@pytest.mark.parametrize("suite", ["ops", "neck", "model", "train"])
+def test_the_tool(suite, tmp_path, capsys):
+    arguments = ["--images", "64x64", "--repeats", "1", "--threads", "1", "--json", str(tmp_path / "n.json")]
+    arguments += ["--strides", "16", "--channels", "16", "--dtypes", "bf16", "--quick", "--debug", "--opts", *NARROW]
+    program = tool()
+    threads = torch.get_num_threads()
+    try:
+        program.main(program.parse([suite, *arguments]))
+    finally:
+        torch.set_num_threads(threads)
+    records = json.loads((tmp_path / "n.json").read_text())["measurements"]
+    passes = {"ops": 2, "neck": 2, "model": 1, "train": 1}[suite]
+    assert len(records) == 3 * passes
+    assert all(r["suite"] == suite and r["median_ms"] > 0 and r["setting"]["dtype"] == "bf16" for r in records)
+    printed = capsys.readouterr().out
+    assert printed.count(f"{suite}: image 64x64") == passes and "x time" in printed
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["ops", "--cuda-graph"], "--cuda-graph needs a CUDA device"),
+        (["ops", "--dtypes", "fp16", "--device", "cpu"], "fp16 is for CUDA"),
+        (["ops", "--groups", "3"], "--groups 3 must divide --channels 256"),
+        (["neck", "--configs", "configs/fapn/none.yaml"], "none.yaml"),
+    ],
+)
+def test_choices_that_cannot_act_are_refused(arguments, message, tmp_path):
+    program = tool()
+    arguments = program.parse([*arguments, "--device", "cpu", "--quick", "--json", str(tmp_path / "n.json")])
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        program.main(arguments)
+
+
+@pytest.mark.parametrize("text", ["800", "800x", "0x4", "axb"])
+def test_sizes_are_read_strictly(text, capsys):
+    with pytest.raises(SystemExit):
+        tool().parse(["ops", "--images", text])
+    assert "is not HEIGHTxWIDTH, as in 800x1333" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_cuda_graph_replays_with_new_values():
+    device = torch.device("cuda")
+    replay = graphed(lambda maps: {"double": 2 * maps["x"]}, {"x": torch.zeros(3, device=device)})
+    for value in (1.0, 5.0):
+        assert replay({"x": torch.full((3,), value, device=device)})["double"].tolist() == [2 * value] * 3

@@ -1,0 +1,129 @@
+#!/usr/bin/env python
+"""Time and memory of this project's operators and networks beside their alternatives, in one process.
+
+suites:
+  ops      modulated deformable 3x3 convolution, torchvision's, and a plain 3x3 convolution as the floor
+  neck     FaPN's pyramid and FPN's on the same bottom-up maps
+  model    inference of whole networks
+  train    forward, backward and step of whole networks
+
+examples:
+  %(prog)s ops --quick
+  %(prog)s ops --images 800x1333 --strides 4 --batches 2 --dtypes bf16
+  %(prog)s model --images 512x1024 --batches 1 --dtypes bf16 --channels-last --compile \\
+      --configs configs/fapn/semantic_R_18_FPN_camvid.yaml configs/fapn/semantic_R_18_FaPN_camvid.yaml
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from fapn_d2.engine import user_errors_as_messages
+from fapn_d2.engine.benchmark import measure
+from fapn_d2.engine.benchmark_networks import model_comparisons, neck_comparisons, train_comparisons
+from fapn_d2.engine.benchmark_ops import operator_comparisons
+from fapn_d2.engine.benchmark_options import DTYPES, PASSES, Options
+from fapn_d2.engine.benchmark_report import describe_machine, table, write_json
+
+SUITES = {
+    "ops": operator_comparisons,
+    "neck": neck_comparisons,
+    "model": model_comparisons,
+    "train": train_comparisons,
+}
+CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "fapn"
+MASK_RCNN = ("mask_rcnn_R_50_FPN_1x.yaml", "mask_rcnn_R_50_FaPN_1x.yaml")
+SEMANTIC = ("semantic_R_18_FPN_camvid.yaml", "semantic_R_18_FaPN_camvid.yaml")
+#: Configs compared where none are named, and the same for --quick.
+GROUPS = {"ops": (), "neck": (MASK_RCNN,), "model": (MASK_RCNN, SEMANTIC), "train": (MASK_RCNN,)}
+QUICK_GROUPS = {"ops": (), "neck": (SEMANTIC,), "model": (SEMANTIC,), "train": (SEMANTIC,)}
+
+
+def image_size(text: str) -> tuple[int, int]:
+    height, separator, width = text.lower().partition("x")
+    if not (separator and height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, as in 800x1333")
+    return int(height), int(width)
+
+
+def positive(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", choices=SUITES)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=positive, help="of the CPU (default: torch's)")
+    parser.add_argument("--images", type=image_size, nargs="+", help="HEIGHTxWIDTH in pixels")
+    parser.add_argument("--batches", type=positive, nargs="+", help="images at a time")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="half precisions run under autocast")
+    parser.add_argument("--passes", nargs="+", choices=PASSES, help="of ops and neck")
+    parser.add_argument("--strides", type=positive, nargs="+", default=(4, 8, 16), help="ops: levels of the pyramid")
+    parser.add_argument("--channels", type=positive, default=256, help="ops")
+    parser.add_argument("--groups", type=positive, default=8, help="ops: offset groups")
+    parser.add_argument(
+        "--configs", nargs="+", action="append", help="neck, model, train: YAML files to compare, the reference first"
+    )
+    parser.add_argument("--opts", nargs="+", default=(), metavar="KEY VALUE", help="changes to every config")
+    parser.add_argument("--repeats", type=positive, help="timed runs of each alternative")
+    parser.add_argument("--warmup", type=positive, help="runs before those")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="torch.compile of operator, neck, or network's backbone")
+    parser.add_argument("--cuda-graph", action="store_true", help="replay the forward pass (ops, neck)")
+    parser.add_argument("--quick", action="store_true", help="small and few: under a minute on two cores")
+    parser.add_argument("--json", default="output/benchmark.json", help="where the numbers are kept")
+    parser.add_argument("--debug", action="store_true", help="tracebacks for all errors")
+    return parser.parse_args(argv)
+
+
+def options_from(args: argparse.Namespace) -> Options:
+    """Real sizes on a GPU; one image of 480x640 on a CPU, whose stride-4 map is the 120x160 of the project's notes."""
+    device = torch.device(args.device)
+    large = device.type == "cuda" and not args.quick
+    default_images = ((800, 1333), (512, 1024), (1024, 2048)) if large else ((480, 640),)
+    if args.quick:
+        default_images = ((192, 256),)
+    groups = QUICK_GROUPS if args.quick else GROUPS
+    configs = args.configs or [[str(CONFIGS / name) for name in group] for group in groups[args.suite]]
+    return Options(
+        device=device,
+        images=tuple(args.images or default_images),
+        batches=tuple(args.batches or ((1, 2, 8) if large else (1,))),
+        dtypes=tuple(args.dtypes or (DTYPES if large else ("float32",))),
+        passes=tuple(args.passes or (("forward",) if args.cuda_graph else PASSES)),
+        strides=tuple(args.strides),
+        channels=args.channels,
+        groups=args.groups,
+        configs=tuple(map(tuple, configs)),
+        overrides=tuple(args.opts),
+        channels_last=args.channels_last,
+        compile=args.compile,
+        cuda_graph=args.cuda_graph,
+    ).check(args.suite)
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    options = options_from(args)
+    repeats = args.repeats or (3 if args.quick else 20 if options.device.type == "cuda" else 7)
+    warmup = args.warmup or (5 if options.device.type == "cuda" else 1)
+    machine = describe_machine(options.device)
+    print("".join(f"{key}: {value}\n" for key, value in machine.items()))
+    measurements = []
+    for comparison in SUITES[args.suite](options):
+        found = measure(comparison, options.device, repeats=repeats, warmup=warmup)
+        print(table(comparison, found), flush=True)
+        measurements += found
+        write_json(args.json, machine, measurements)  # each time, so that an interrupted run keeps what it has
+    print(f"numbers: {args.json}")
+
+
+if __name__ == "__main__":
+    arguments = parse()
+    with user_errors_as_messages(debug=arguments.debug):
+        main(arguments)
