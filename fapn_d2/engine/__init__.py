@@ -1,6 +1,20 @@
 """From a config to a trained and scored network: set-up, training loop, checkpoints, launching."""
 
 from .checkpoint import Checkpointer
-from .config_loading import load_config
+from .config_loading import default_config, load_config
+from .launching import launch, user_errors_as_messages
+from .setup import argument_parser, prepare_config, setup
+from .trainer import Trainer, evaluate
 
-__all__ = ["Checkpointer", "load_config"]
+__all__ = [
+    "Checkpointer",
+    "Trainer",
+    "argument_parser",
+    "default_config",
+    "evaluate",
+    "launch",
+    "load_config",
+    "prepare_config",
+    "setup",
+    "user_errors_as_messages",
+]

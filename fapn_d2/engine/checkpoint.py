@@ -6,6 +6,7 @@ torchvision's ResNets (torchvision_weights.py), writing to a temporary file firs
 what a file must bring: :meth:`Checkpointer.initialize`, :meth:`~Checkpointer.load` and :meth:`~Checkpointer.resume`.
 """
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import IO, Any
@@ -43,6 +44,7 @@ class Checkpointer(DetectionCheckpointer):
         **checkpointables: Any,
     ):
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.logger = logging.getLogger(__name__)
         self.cfg = cfg
         self.allow_partial = allow_partial
 

@@ -1,6 +1,7 @@
 """Which evaluators a data set needs."""
 
 import os
+from collections import OrderedDict
 from collections.abc import Callable
 
 from detectron2.config import CfgNode
@@ -9,10 +10,10 @@ from detectron2.evaluation import (
     COCOEvaluator,
     COCOPanopticEvaluator,
     DatasetEvaluator,
-    DatasetEvaluators,
     LVISEvaluator,
     PascalVOCDetectionEvaluator,
 )
+from detectron2.utils import comm
 
 from .cityscapes import CityscapesSemSegEvaluator
 from .cityscapes_instance import CityscapesInstanceEvaluator
@@ -57,15 +58,15 @@ def _lvis(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
     return LVISEvaluator(name, output_dir=folder)
 
 
-#: "evaluator_type" in a data set's metadata -> what scores it.
-EVALUATORS: dict[str, tuple[Builder, ...]] = {
-    "coco": (_coco,),
-    "coco_panoptic_seg": (_coco, _sem_seg, _panoptic),
-    "sem_seg": (_sem_seg,),
-    "cityscapes_sem_seg": (_cityscapes_sem_seg,),
-    "cityscapes_instance": (_cityscapes_instance,),
-    "pascal_voc": (_voc,),
-    "lvis": (_lvis,),
+#: "evaluator_type" in a data set's metadata -> (output of the network, what scores it).
+EVALUATORS: dict[str, tuple[tuple[str, Builder], ...]] = {
+    "coco": (("instances", _coco),),
+    "coco_panoptic_seg": (("instances", _coco), ("sem_seg", _sem_seg), ("panoptic_seg", _panoptic)),
+    "sem_seg": (("sem_seg", _sem_seg),),
+    "cityscapes_sem_seg": (("sem_seg", _cityscapes_sem_seg),),
+    "cityscapes_instance": (("instances", _cityscapes_instance),),
+    "pascal_voc": (("instances", _voc),),
+    "lvis": (("instances", _lvis),),
 }
 
 
@@ -78,7 +79,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
         output_folder: for predictions and tables.
 
     Returns:
-        An evaluator whose result has a task a key: "bbox", "segm", "sem_seg", "panoptic_seg".
+        An evaluator whose result has a task a key: "bbox", "segm", "sem_seg", "panoptic_seg". Tasks of which the
+        network has no output are left out.
 
     Raises:
         ValueError: the data set has no "evaluator_type", or one that is unknown.
@@ -88,9 +90,52 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
         raise ValueError(
             f"the data set {dataset_name} has the evaluator_type {kind!r}; known are {', '.join(EVALUATORS)}"
         )
-    builders = EVALUATORS[kind]
+    builders = dict(EVALUATORS[kind])
     if kind == "coco_panoptic_seg" and "sem_seg_file_name" not in DatasetCatalog.get(dataset_name)[0]:
-        # Detectron2's "standard" panoptic data sets have no semantic label images.
-        builders = tuple(builder for builder in builders if builder is not _sem_seg)
-    evaluators = [builder(cfg, dataset_name, output_folder) for builder in builders]
-    return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
+        del builders["sem_seg"]  # Detectron2's "standard" panoptic data sets have no semantic label images
+    return EvaluatorPerOutput(
+        {output: builder(cfg, dataset_name, output_folder) for output, builder in builders.items()}
+    )
+
+
+class EvaluatorPerOutput(DatasetEvaluator):
+    """Gives each evaluator the outputs it scores, so that a network without some of them can be scored on the rest.
+
+    Args:
+        evaluators: name in the network's output -> evaluator.
+    """
+
+    def __init__(self, evaluators: dict[str, DatasetEvaluator]):
+        self.evaluators = evaluators
+        self._given: set[str] = set()
+        self._others: set[str] = set()
+
+    def reset(self) -> None:
+        self._given, self._others = set(), set()
+        for evaluator in self.evaluators.values():
+            evaluator.reset()
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        present = set(outputs[0])
+        self._others |= present - self.evaluators.keys()
+        for name in present & self.evaluators.keys():
+            self._given.add(name)
+            self.evaluators[name].process(inputs, outputs)
+
+    def evaluate(self) -> OrderedDict:
+        """{task: {metric: value}}, empty on ranks other than 0.
+
+        Raises:
+            ValueError: the network gave none of the outputs that can be scored.
+        """
+        # A rank without images has seen none, but takes part in what the others gather.
+        gathered = comm.all_gather((self._given, self._others))
+        given = set().union(*(names for names, _ in gathered))
+        if not given:
+            others = sorted(set().union(*(names for _, names in gathered)))
+            raise ValueError(f"the network gives {others}; this data set scores {list(self.evaluators)}")
+        results = OrderedDict()
+        for name, evaluator in self.evaluators.items():
+            if name in given:
+                results.update(evaluator.evaluate() or {})
+        return results

@@ -4,10 +4,11 @@ import json
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluator
 
 from fapn_d2.engine import load_config
 from fapn_d2.evaluation import SemSegEvaluator, build_evaluator
+from fapn_d2.evaluation.build import EvaluatorPerOutput
 
 
 @pytest.fixture
@@ -35,21 +36,49 @@ def dataset(tmp_path):
         MetadataCatalog.remove(name)
 
 
+def kinds(evaluator) -> dict[str, str]:
+    return {output: type(e).__name__ for output, e in evaluator.evaluators.items()}
+
+
 def test_one_kind_one_evaluator(dataset, tmp_path):
     cfg = load_config()
-    assert isinstance(build_evaluator(cfg, dataset("coco"), str(tmp_path)), COCOEvaluator)
+    assert kinds(build_evaluator(cfg, dataset("coco"), str(tmp_path))) == {"instances": "COCOEvaluator"}
     semantic = dataset("sem_seg", sem_seg_file_name="a.png")
-    assert isinstance(build_evaluator(cfg, semantic, str(tmp_path)), SemSegEvaluator)
+    assert isinstance(build_evaluator(cfg, semantic, str(tmp_path)).evaluators["sem_seg"], SemSegEvaluator)
 
 
 def test_panoptic_data_are_scored_in_all_ways(dataset, tmp_path):
     cfg = load_config()
     full = build_evaluator(cfg, dataset("coco_panoptic_seg", sem_seg_file_name="a.png"), str(tmp_path))
-    assert isinstance(full, DatasetEvaluators)
-    kinds = [type(evaluator).__name__ for evaluator in full._evaluators]
-    assert kinds == ["COCOEvaluator", "SemSegEvaluator", "COCOPanopticEvaluator"]
-    standard = build_evaluator(cfg, dataset("coco_panoptic_seg"), str(tmp_path))
-    assert [type(e).__name__ for e in standard._evaluators] == ["COCOEvaluator", "COCOPanopticEvaluator"]
+    expected = {"instances": "COCOEvaluator", "panoptic_seg": "COCOPanopticEvaluator"}
+    assert kinds(full) == expected | {"sem_seg": "SemSegEvaluator"}
+    assert kinds(build_evaluator(cfg, dataset("coco_panoptic_seg"), str(tmp_path))) == expected
+
+
+class Recorder(DatasetEvaluator):
+    def __init__(self, task):
+        self.task = task
+
+    def reset(self):
+        self.seen = 0
+
+    def process(self, inputs, outputs):
+        self.seen += len(outputs)
+
+    def evaluate(self):
+        return {self.task: {"n": self.seen}}
+
+
+def test_only_what_the_network_gives_is_scored():
+    evaluator = EvaluatorPerOutput({"instances": Recorder("bbox"), "sem_seg": Recorder("sem_seg")})
+    evaluator.reset()
+    evaluator.process([{}], [{"instances": 1, "proposals": 2}])
+    evaluator.process([{}], [{"instances": 1}])
+    assert evaluator.evaluate() == {"bbox": {"n": 2}}
+    evaluator.reset()
+    evaluator.process([{}], [{"proposals": 2}])
+    with pytest.raises(ValueError, match=r"gives \['proposals'\]; this data set scores \['instances', 'sem_seg'\]"):
+        evaluator.evaluate()
 
 
 def test_unknown_kind(dataset, tmp_path):

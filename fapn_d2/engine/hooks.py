@@ -1,0 +1,54 @@
+"""What the training loop does beside training."""
+
+import logging
+import signal
+import threading
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from .checkpoint import Checkpointer
+from .train_step import TrainStep
+
+logger = logging.getLogger(__name__)
+
+#: Exit code of a run that was asked to stop and saved its state: "try again" (EX_TEMPFAIL), with ``--resume``.
+EXIT_STOPPED = 75
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopOnSignal(HookBase):
+    """On SIGTERM or SIGUSR1 to any rank: finish the iteration, save, and end all ranks with code 75.
+
+    To be the last of the hooks. The signals do nothing more from the last iteration on, when the run ends by itself.
+
+    Args:
+        checkpointer: saves ``model_<iteration>.pth``.
+        step: the loop body, which lets the ranks agree.
+    """
+
+    def __init__(self, checkpointer: Checkpointer, step: TrainStep):
+        self._checkpointer = checkpointer
+        self._step = step
+        self._previous: dict = {}
+
+    def before_train(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            logger.warning("Training runs beside the main thread: signals will not save a checkpoint.")
+            return
+        self._previous = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+
+    def _on_signal(self, number: int, frame) -> None:
+        self._step.stop_requested = True
+
+    def after_step(self) -> None:
+        if not self._step.stop_agreed or self.trainer.iter + 1 >= self.trainer.max_iter:
+            return
+        logger.warning("Asked to stop: saving after iteration %d; go on with --resume.", self.trainer.iter)
+        self._checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
+        comm.synchronize()  # rank 0 has saved before anyone ends
+        raise SystemExit(EXIT_STOPPED)
+
+    def after_train(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

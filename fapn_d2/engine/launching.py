@@ -1,0 +1,162 @@
+"""Starting one process or many, on GPUs or the CPU, and ending them with a clear message and exit code.
+
+Detectron2's ``launch`` needs CUDA up to v0.6, uses one fixed port for all runs of a user, passes no signals on, and
+ends every failure with a traceback.
+
+Exit codes: 0 done; 1 a failure, with traceback; 2 the user can mend it, and the message says how; 75 asked to stop,
+state saved, to be continued with ``--resume``.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.utils import comm
+from torch import multiprocessing as mp
+
+EXIT_USER_ERROR = 2
+#: Longest wait for another process; the scoring of a large data set happens in one of them.
+TIMEOUT = timedelta(hours=2)
+
+
+def launch(
+    main: Callable,
+    *,
+    processes: int,
+    machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str = "auto",
+    use_cuda: bool = True,
+    args: tuple = (),
+) -> Any:
+    """Call ``main(*args)`` in one process, or in ``processes`` of them on each of ``machines``.
+
+    Under ``torchrun`` this process is one of many already, and the numbers given here do not count.
+
+    Args:
+        main: importable from a module, not a lambda, when there are several processes.
+        processes: on this machine; one GPU each with ``use_cuda``.
+        machines: each of them calls ``launch`` with its own ``machine_rank``.
+        machine_rank: 0 to machines - 1.
+        dist_url: where rank 0 listens, "tcp://<address>:<port>"; "auto" takes a free port of this machine.
+        use_cuda: NCCL and a GPU a process; otherwise gloo on the CPU.
+
+    Returns:
+        What ``main`` returns, with one process or under torchrun; else None.
+
+    Raises:
+        ValueError: more processes than GPUs, or several machines without an address.
+        SystemExit: a process ended with a code other than 0; the same code.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        _join(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), local_rank, local_size, "env://", use_cuda)
+        return main(*args)
+    if use_cuda and processes > torch.cuda.device_count():
+        raise ValueError(f"--num-gpus {processes}, but this machine has {torch.cuda.device_count()}")
+    if processes < 1 or machines < 1 or not 0 <= machine_rank < machines:
+        raise ValueError(f"--num-gpus {processes} --num-machines {machines} --machine-rank {machine_rank} do not fit")
+    if processes * machines == 1:
+        return main(*args)
+    if dist_url == "auto":
+        if machines > 1:
+            raise ValueError("several machines need --dist-url tcp://<address of machine 0>:<free port>")
+        dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    context = mp.start_processes(
+        _work,
+        nprocs=processes,
+        args=(main, processes * machines, processes, machine_rank, dist_url, use_cuda, args),
+        join=False,
+        start_method="spawn",
+    )
+    with _passing_signals_to(context.processes):
+        try:
+            while not context.join():
+                pass
+        except mp.ProcessExitedException as error:
+            code = error.exit_code
+            raise SystemExit(code if code > 0 else 128 - code) from None
+        except mp.ProcessRaisedException as error:
+            print(error, file=sys.stderr)
+            raise SystemExit(1) from None
+    return None
+
+
+def _work(
+    local_rank: int,
+    main: Callable,
+    world_size: int,
+    local_size: int,
+    machine_rank: int,
+    dist_url: str,
+    use_cuda: bool,
+    args: tuple,
+) -> None:
+    if not use_cuda:  # each process would otherwise start a thread for every core
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
+    _join(machine_rank * local_size + local_rank, world_size, local_rank, local_size, dist_url, use_cuda)
+    main(*args)
+    comm.synchronize()
+    dist.destroy_process_group()
+
+
+def _join(rank: int, world_size: int, local_rank: int, local_size: int, url: str, use_cuda: bool) -> None:
+    """Make this process one of ``world_size``, with the groups that Detectron2's ``comm`` needs."""
+    if use_cuda:
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if use_cuda else "gloo", url, timeout=TIMEOUT, world_size=world_size, rank=rank)
+    if hasattr(comm, "create_local_process_group"):
+        comm.create_local_process_group(local_size)
+    else:  # Detectron2 v0.6 sets the group inside its own launcher only
+        for first in range(0, world_size, local_size):
+            group = dist.new_group(list(range(first, first + local_size)))
+            if first <= rank < first + local_size:
+                comm._LOCAL_PROCESS_GROUP = group
+    comm.synchronize()
+
+
+@contextlib.contextmanager
+def _passing_signals_to(processes: list) -> Iterator[None]:
+    """SIGTERM and SIGUSR1 to this process go to the workers, which save their state (hooks.py), not to it."""
+
+    def forward(number: int, frame: Any) -> None:
+        for process in processes:
+            if process.is_alive():
+                os.kill(process.pid, number)
+
+    previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def user_errors_as_messages(*, debug: bool = False) -> Iterator[None]:
+    """End with one message and code 2, in place of a traceback, at what the user can mend.
+
+    Args:
+        debug: let the exception pass, with its traceback.
+    """
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        if debug or os.environ.get("FAPN_DEBUG", "0") != "0":
+            raise
+        who = f" (rank {comm.get_rank()})" if comm.get_world_size() > 1 else ""
+        print(f"error{who}: {error}\n(--debug shows where it comes from)", file=sys.stderr, flush=True)
+        raise SystemExit(EXIT_USER_ERROR) from error
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,27 @@
+"""Which type of numbers the network is trained in."""
+
+import torch
+from detectron2.config import CfgNode
+
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def amp_dtype(cfg: CfgNode) -> torch.dtype | None:
+    """Type for ``torch.autocast`` under SOLVER.AMP, None without it. "auto" is float16 on CUDA, else bfloat16.
+
+    Raises:
+        ValueError: unknown name; float16 without CUDA; bfloat16 on a GPU that lacks it.
+    """
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    on_cuda = cfg.MODEL.DEVICE.startswith("cuda")
+    name = cfg.SOLVER.AMP.DTYPE
+    if name == "auto":
+        name = "float16" if on_cuda else "bfloat16"
+    if name not in _DTYPES:
+        raise ValueError(f'SOLVER.AMP.DTYPE is {name!r}; allowed are "auto", {", ".join(map(repr, _DTYPES))}')
+    if name == "float16" and not on_cuda:
+        raise ValueError(f'SOLVER.AMP.DTYPE "float16" needs CUDA, MODEL.DEVICE is {cfg.MODEL.DEVICE}: use "bfloat16"')
+    if name == "bfloat16" and on_cuda and not torch.cuda.is_bf16_supported():
+        raise ValueError('this GPU cannot compute in bfloat16: use SOLVER.AMP.DTYPE "float16"')
+    return _DTYPES[name]

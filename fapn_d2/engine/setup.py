@@ -1,0 +1,145 @@
+"""Command line, logging and the record of what a run was."""
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import detectron2
+import torch
+import torchvision
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser
+from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+
+from .. import __version__
+from .config_loading import load_config
+
+logger = logging.getLogger(__name__)
+
+EPILOG = """\
+examples:
+  train          %(prog)s --config-file configs/<file>.yaml --num-gpus 8
+  change keys    %(prog)s --config-file configs/<file>.yaml SOLVER.MAX_ITER 1000 OUTPUT_DIR output/short
+  continue       %(prog)s --config-file configs/<file>.yaml --resume OUTPUT_DIR output/short
+  score          %(prog)s --config-file configs/<file>.yaml --eval-only MODEL.WEIGHTS model_final.pth
+
+Without a GPU, --num-gpus is the number of processes on the CPU. Works under torchrun, which then sets that number.
+SIGTERM and SIGUSR1 save the state at the end of the iteration.
+exit codes: 0 done, 1 failed, 2 to be mended as the message says, 75 stopped by a signal (go on with --resume)
+"""
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's command line, with ``--allow-partial`` and ``--debug``."""
+    parser = default_argument_parser(epilog=EPILOG)
+    parser.add_argument(
+        "--allow-partial",
+        action="store_true",
+        help="go on, with a warning, where weights are missing or do not fit the network",
+    )
+    parser.add_argument("--debug", action="store_true", help="tracebacks for all errors (also: FAPN_DEBUG=1)")
+    parser.set_defaults(dist_url="auto")  # a port of its own for each run
+    return parser
+
+
+def prepare_config(args: argparse.Namespace) -> CfgNode:
+    """The config of a command line; on a machine without GPU, for the CPU. Not frozen.
+
+    Raises:
+        ValueError, FileNotFoundError: see ``load_config``.
+    """
+    cfg = load_config(args.config_file, args.opts or [])
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Read the config, start the logs, seed, and record in OUTPUT_DIR what this run is.
+
+    To be called in each process, in place of Detectron2's ``default_setup``, which prints the config and the
+    environment in full. SEED < 0 is replaced by a random seed, so that the record holds it.
+
+    Args:
+        args: from :func:`argument_parser`.
+
+    Returns:
+        The frozen config.
+
+    Raises:
+        ValueError, FileNotFoundError: see ``load_config``.
+    """
+    cfg = prepare_config(args)
+    if cfg.SEED < 0:
+        cfg.SEED = comm.shared_random_seed()
+    cfg.freeze()
+    start_logs(cfg.OUTPUT_DIR)
+    seed_all_rng(cfg.SEED + comm.get_rank())
+    if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    if cfg.MODEL.DEVICE == "cpu":
+        reason = "as MODEL.DEVICE says" if torch.cuda.is_available() else "there is no GPU on this machine"
+        logger.info("Running on the CPU: %s.", reason)
+    if comm.is_main_process():
+        record = describe_run(cfg, args.config_file)
+        logger.info("Command: %s", record["command"])
+        logger.info("Commit %s, seed %d, versions %s", record["commit"], record["seed"], record["versions"])
+        folder = Path(cfg.OUTPUT_DIR)
+        (folder / "config.yaml").write_text(cfg.dump())
+        (folder / "environment.txt").write_text(collect_env_info())
+        (folder / "run.json").write_text(json.dumps(record, indent=1))
+        logger.info("The full config, the environment and run.json are in %s", folder)
+    return cfg
+
+
+def start_logs(folder: str) -> None:
+    """Messages of this project, Detectron2 and fvcore to the screen (rank 0) and to ``log.txt`` (each rank its own)."""
+    for name in ("fapn_d2", "detectron2", "fvcore"):
+        setup_logger(folder, distributed_rank=comm.get_rank(), name=name)
+
+
+def describe_run(cfg: CfgNode, config_file: str) -> dict:
+    """What is needed to repeat a run: command, config and its hash, commit, seed, versions, device, time."""
+    ours = cfg.clone()
+    ours.defrost()
+    ours.OUTPUT_DIR, ours.SEED = "", 0  # runs that differ by place and seed alone have one hash
+    on_cuda = cfg.MODEL.DEVICE.startswith("cuda")
+    return {
+        "command": shlex.join(sys.argv),
+        "config_file": config_file,
+        "config_sha256": hashlib.sha256(ours.dump().encode()).hexdigest(),
+        "commit": git_commit(),
+        "seed": cfg.SEED,
+        "processes": comm.get_world_size(),
+        "device": torch.cuda.get_device_name() if on_cuda else platform.processor() or platform.machine(),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": {
+            "fapn_d2": __version__,
+            "detectron2": detectron2.__version__,
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def git_commit() -> str:
+    """Commit of the checkout that this package is in, "+changes" if it was edited; "unknown" outside a checkout."""
+    command = ["git", "-C", os.path.dirname(os.path.abspath(__file__))]
+    try:
+        commit = subprocess.run([*command, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changes = subprocess.run([*command, "status", "--porcelain"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")

@@ -1,0 +1,172 @@
+"""Training and evaluation of any registered model from a config."""
+
+import json
+import logging
+import os
+import weakref
+from collections.abc import Iterable
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from torch import nn
+
+from ..data import build_test_loader, build_train_loader, check_datasets
+from ..evaluation import build_evaluator
+from .checkpoint import Checkpointer
+from .data_stream import stream_of
+from .hooks import StopOnSignal
+from .parallel import distribute, without_sync_bn
+from .precision import amp_dtype
+from .seeding import seed_generators, seeded
+from .solver import build_lr_scheduler, build_optimizer
+from .train_step import TrainStep
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's ``DefaultTrainer`` with this project's data, evaluation, checkpoints and loop body.
+
+    Works on CUDA and CPU, in one process or many. The data sets are checked before the model is built.
+
+    Args:
+        cfg: a config from ``load_config``. SEED decides initial weights, order of images and augmentation; < 0 draws
+            one, which checkpoints keep.
+        allow_partial: start from weights that do not fit in full.
+
+    Raises:
+        ValueError, FileNotFoundError: what in config, data sets or weights cannot work.
+    """
+
+    def __init__(self, cfg: CfgNode, *, allow_partial: bool = False):
+        TrainerBase.__init__(self)  # DefaultTrainer's own constructor wraps models for CUDA only
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        images, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+        if images < 1 or images % processes:
+            raise ValueError(f"SOLVER.IMS_PER_BATCH is {images}, no multiple of the number of processes, {processes}")
+        dtype = amp_dtype(cfg)
+        _check_once(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+
+        seed_generators(seed)
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        with seeded(seed):  # the same order of images for every network
+            loader = self.build_train_loader(cfg)
+        stream = stream_of(loader, seed=seed)
+        model = distribute(model)
+        self._trainer = TrainStep(model, stream, optimizer, dtype=dtype, seed=seed)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = Checkpointer(
+            model, cfg.OUTPUT_DIR, cfg=cfg, allow_partial=allow_partial, trainer=weakref.proxy(self)
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continue from the last good checkpoint in OUTPUT_DIR, or, without one or without ``resume``, start from
+        MODEL.WEIGHTS."""
+        if resume and self.checkpointer.resume():
+            self.start_iter = self.iter + 1
+            return
+        if not resume and self.checkpointer.has_checkpoint():
+            logger.warning("%s holds an earlier run, which this one overwrites (no --resume).", self.cfg.OUTPUT_DIR)
+        self.checkpointer.initialize(self.cfg.MODEL.WEIGHTS, skip=self.cfg.MODEL.WEIGHTS_SKIP)
+
+    def train(self) -> dict | None:
+        try:
+            return super().train()
+        finally:
+            self._trainer.close()
+
+    def build_hooks(self) -> list[HookBase]:
+        return [*super().build_hooks(), StopOnSignal(self.checkpointer, self._trainer)]
+
+    def state_dict(self) -> dict:
+        stream = self.data_loader
+        position = {"data_stream": stream.state_dict()} if hasattr(stream, "state_dict") else {}
+        return super().state_dict() | position
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        if "data_stream" in state_dict and hasattr(self.data_loader, "load_state_dict"):
+            self.data_loader.load_state_dict(state_dict["data_stream"])
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The model of MODEL.META_ARCHITECTURE on MODEL.DEVICE. Detectron2's method also prints all of it."""
+        model = build_model(cfg)
+        logger.info("%s with %.2f M parameters", type(model).__name__, sum(p.numel() for p in model.parameters()) / 1e6)
+        return without_sync_bn(model)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable:
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        return build_evaluator(cfg, dataset_name, os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name))
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict:
+        """Score on DATASETS.TEST; the main process also writes the numbers to ``OUTPUT_DIR/results.json``.
+
+        Returns:
+            {task: {metric: value}}, or {data set: {task: ...}} for several; empty on other ranks.
+        """
+        results = super().test(cfg, model, evaluators)
+        if comm.is_main_process() and cfg.OUTPUT_DIR:
+            os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+            with open(os.path.join(cfg.OUTPUT_DIR, "results.json"), "w") as file:
+                json.dump(results, file, indent=1, default=float)
+        return results
+
+
+def evaluate(cfg: CfgNode, *, resume: bool = False, allow_partial: bool = False) -> dict:
+    """Score MODEL.WEIGHTS, or with ``resume`` the last checkpoint in OUTPUT_DIR, on DATASETS.TEST.
+
+    Args:
+        cfg: a config from ``load_config``.
+        resume: take the last checkpoint.
+        allow_partial: score a network although weights are missing or do not fit.
+
+    Raises:
+        ValueError, FileNotFoundError: as :meth:`Checkpointer.load`, or the data sets are not usable.
+    """
+    _check_once(cfg, list(cfg.DATASETS.TEST))
+    model = Trainer.build_model(cfg)
+    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, cfg=cfg, allow_partial=allow_partial)
+    if not (resume and checkpointer.resume()):
+        checkpointer.load(cfg.MODEL.WEIGHTS)
+    return Trainer.test(cfg, model)
+
+
+def _check_once(cfg: CfgNode, names: list[str]) -> None:
+    """Check data sets (and make those that make themselves) in one process; all raise what it finds."""
+    error = None
+    if comm.is_main_process():
+        try:
+            check_datasets(cfg, names)
+        except (ValueError, FileNotFoundError) as found:
+            error = found
+    error = comm.all_gather(error)[0]
+    if error is not None:
+        raise error

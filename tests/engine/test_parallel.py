@@ -1,0 +1,50 @@
+"""SyncBN where it cannot work becomes BatchNorm with the same parameters."""
+
+import logging
+
+import torch
+from detectron2.utils import comm
+from torch import nn
+
+from fapn_d2.engine.parallel import distribute, without_sync_bn
+
+
+def network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 1), nn.Sequential(nn.SyncBatchNorm(3, eps=0.1, momentum=0.3)), nn.BatchNorm2d(3)
+    )
+
+
+def test_one_process(caplog):
+    model = network()
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.copy_(torch.rand(value.shape) if value.is_floating_point() else value)
+    model[1][0].weight.requires_grad_(False)
+    model.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    expected = model(torch.ones(1, 2, 2, 2))
+    with caplog.at_level(logging.INFO):
+        replaced = without_sync_bn(model)
+    assert "One process: 1 SyncBN layers work as BatchNorm" in caplog.text
+    norm = replaced[1][0]
+    assert type(norm) is nn.BatchNorm2d and (norm.eps, norm.momentum, norm.training) == (0.1, 0.3, False)
+    assert not norm.weight.requires_grad and norm.bias.requires_grad
+    assert list(before) == list(replaced.state_dict())
+    assert all(torch.equal(value, before[name]) for name, value in replaced.state_dict().items())
+    assert torch.equal(replaced(torch.ones(1, 2, 2, 2)), expected)
+
+
+def test_several_processes_on_the_cpu_are_warned(caplog, monkeypatch):
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    without_sync_bn(network())
+    assert "SyncBN needs CUDA: 1 layers work as BatchNorm, each process with its own statistics" in caplog.text
+
+
+def test_nothing_to_do(caplog):
+    model = nn.Linear(1, 1)
+    with caplog.at_level(logging.INFO):
+        assert without_sync_bn(model) is model and distribute(model) is model
+    assert not caplog.text
+    alone = without_sync_bn(nn.SyncBatchNorm(2, affine=False))
+    assert type(alone) is nn.BatchNorm2d and not list(alone.parameters())

@@ -1,0 +1,35 @@
+#!/usr/bin/env python
+"""Train or score any config of this project, or of Detectron2. ``--help`` has examples."""
+
+import argparse
+
+from fapn_d2.data import check_datasets
+from fapn_d2.engine import Trainer, argument_parser, evaluate, launch, prepare_config, setup, user_errors_as_messages
+
+
+def main(args: argparse.Namespace) -> None:
+    with user_errors_as_messages(debug=args.debug):
+        cfg = setup(args)
+        if args.eval_only:
+            evaluate(cfg, resume=args.resume, allow_partial=args.allow_partial)
+            return
+        trainer = Trainer(cfg, allow_partial=args.allow_partial)
+        trainer.resume_or_load(resume=args.resume)
+        trainer.train()
+
+
+if __name__ == "__main__":
+    args = argument_parser().parse_args()
+    with user_errors_as_messages(debug=args.debug):
+        # Mistakes in the config or the data are found here once, before there are many processes to report them.
+        cfg = prepare_config(args)
+        check_datasets(cfg, cfg.DATASETS.TEST if args.eval_only else None)
+        launch(
+            main,
+            processes=args.num_gpus,
+            machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            use_cuda=cfg.MODEL.DEVICE.startswith("cuda"),
+            args=(args,),
+        )
