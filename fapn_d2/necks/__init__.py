@@ -7,6 +7,7 @@ from .build import (
     build_resnet_sfnet_backbone,
     build_retinanet_resnet_augfpn_backbone,
     build_retinanet_resnet_fapn_backbone,
+    build_timm_pyramid_backbone,
 )
 from .topdown import TopDownPyramid
 
@@ -18,4 +19,5 @@ __all__ = [
     "build_resnet_sfnet_backbone",
     "build_retinanet_resnet_augfpn_backbone",
     "build_retinanet_resnet_fapn_backbone",
+    "build_timm_pyramid_backbone",
 ]

@@ -57,6 +57,12 @@ def build_resnet_sfnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TopDown
     return build_pyramid(cfg, input_shape, preset="sfnet", top_block="max_pool")
 
 
+@BACKBONE_REGISTRY.register()
+def build_timm_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TopDownPyramid:
+    """The pyramid that MODEL.NECK describes on the network MODEL.TIMM.NAME, with P6 by max-pooling."""
+    return build_pyramid(cfg, input_shape, preset=None, top_block="max_pool", bottom_up="build_timm_backbone")
+
+
 def build_pyramid(
     cfg: CfgNode,
     input_shape: ShapeSpec,
@@ -64,6 +70,7 @@ def build_pyramid(
     preset: str | None,
     top_block: str,
     extra_outputs: tuple[str, ...] = (),
+    bottom_up: str = "",
 ) -> TopDownPyramid:
     """Build a bottom-up network and the pyramid on it.
 
@@ -73,6 +80,7 @@ def build_pyramid(
         preset: the builder's own preset, which MODEL.NECK.PRESET may not contradict; None leaves it to that key.
         top_block: what MODEL.NECK.TOP_BLOCK is when it is left at None.
         extra_outputs: what MODEL.NECK.EXTRA_OUTPUTS has besides what it names.
+        bottom_up: takes the place of MODEL.NECK.BOTTOM_UP.
 
     Raises:
         ValueError: a name that is not registered, a list of the wrong length, a feature that the bottom-up network does
@@ -84,7 +92,7 @@ def build_pyramid(
             f"MODEL.NECK.PRESET = {neck.PRESET!r}, but MODEL.BACKBONE.NAME = {cfg.MODEL.BACKBONE.NAME!r} is {preset!r}"
             "; leave PRESET empty, or name the builder 'build_pyramid_backbone', which takes any preset"
         )
-    bottom_up = _build_bottom_up(cfg, neck, input_shape)
+    bottom_up = _build_bottom_up(cfg, bottom_up or neck.BOTTOM_UP, input_shape)
     features = list(cfg.MODEL.FPN.IN_FEATURES)
     names = resolve_strategies(cfg, neck, preset=preset or neck.PRESET or "fpn", num_levels=len(features))
     levels = describe_levels(
@@ -156,11 +164,11 @@ def describe_levels(
     ]
 
 
-def _build_bottom_up(cfg: CfgNode, neck: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    if neck.BOTTOM_UP not in BACKBONE_REGISTRY:
-        allowed = sorted(name for name, _ in BACKBONE_REGISTRY)
-        raise ValueError(f"MODEL.NECK.BOTTOM_UP: no backbone is registered as {neck.BOTTOM_UP!r}; known: {allowed}")
-    return BACKBONE_REGISTRY.get(neck.BOTTOM_UP)(cfg, input_shape)
+def _build_bottom_up(cfg: CfgNode, name: str, input_shape: ShapeSpec) -> Backbone:
+    if name not in BACKBONE_REGISTRY:
+        allowed = sorted(known for known, _ in BACKBONE_REGISTRY)
+        raise ValueError(f"MODEL.NECK.BOTTOM_UP: no backbone is registered as {name!r}; known: {allowed}")
+    return BACKBONE_REGISTRY.get(name)(cfg, input_shape)
 
 
 def _check_merge(merge, align, merge_name: str, align_name: str) -> None:

@@ -1,0 +1,54 @@
+"""Batch norms that keep their loaded statistics while scale and shift are trained: mmdetection's ``norm_eval``.
+
+Detectron2's FrozenBN fixes the scale and shift too.
+"""
+
+from detectron2.config import CfgNode
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone.resnet import ResNet, build_resnet_backbone
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class FixedStatistics:
+    """To be mixed in before a module class: the batch norms in ``fixed_norms`` stay in evaluation mode in training."""
+
+    fixed_norms: tuple[nn.Module, ...] = ()  # a tuple, so that they are not registered a second time
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        for norm in self.fixed_norms:
+            norm.eval()
+        return self
+
+
+def batch_norms(module: nn.Module) -> tuple[nn.Module, ...]:
+    """Every batch norm in ``module``, of whatever subclass."""
+    return tuple(m for m in module.modules() if isinstance(m, _BatchNorm))
+
+
+class FixedStatisticsResNet(FixedStatistics, ResNet):
+    """Detectron2's ResNet, whose stages the given one lends."""
+
+    def __init__(self, resnet: ResNet):
+        out_features = list(resnet.output_shape())
+        super().__init__(resnet.stem, [list(stage) for stage in resnet.stages], out_features=out_features)
+        self.fixed_norms = batch_norms(self)
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_fixed_statistics_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FixedStatisticsResNet:
+    """MODEL.NECK.BOTTOM_UP: MODEL.RESNETS with NORM "BN"; stages below MODEL.BACKBONE.FREEZE_AT are frozen whole.
+
+    Raises:
+        ValueError: MODEL.RESNETS.NORM is none that has statistics to fix and parameters to train.
+    """
+    norm = cfg.MODEL.RESNETS.NORM
+    resnet = build_resnet_backbone(cfg, input_shape)
+    if not batch_norms(resnet) or any(isinstance(m, FrozenBatchNorm2d) for m in resnet.stages[-1].modules()):
+        raise ValueError(
+            f'MODEL.RESNETS.NORM = {norm!r}, but {build_resnet_fixed_statistics_backbone.__name__} needs "BN", whose '
+            "statistics it fixes; build_resnet_backbone takes other norms"
+        )
+    return FixedStatisticsResNet(resnet)
