@@ -134,6 +134,31 @@ def _add_heads(cfg: CN) -> None:
     cfg.MODEL.CONSISTENT_SUPERVISION.NMS_THRESH = 0.7  # IoU, in each class
     cfg.MODEL.CONSISTENT_SUPERVISION.POST_NMS_TOPK = 1000  # regions an image
 
+    # MODEL.SEM_SEG_HEAD.NAME "AlignedDecoderHead" (SFNet) and "SingleLevelHead" (FCN, real-time FaPN). Of Detectron2's
+    # keys they read IN_FEATURES, NUM_CLASSES, CONVS_DIM, NORM, LOSS_WEIGHT and IGNORE_VALUE.
+    head = cfg.MODEL.SEM_SEG_HEAD
+    head.ALIGN_CORNERS = True  # of every resampling, of logits too
+    # What brings coarser levels to the finest one's size before they are concatenated: "bilinear", or "flow" as in the
+    # text of SFNet, which its printed GFLOPs and parameters contradict.
+    head.FUSION_ALIGN = "bilinear"
+    head.LOSS = "cross_entropy"  # or "ohem": the mean over hard pixels only
+    # Hard pixels have a probability of their true class up to THRESHOLD; where they are fewer than the greatest of the
+    # other three numbers, that many of the hardest. SFNet's text: 0.0 and KEEP_FRACTION 0.1. Its codes: 0.7 and
+    # MIN_KEPT_PER_IMAGE 100000 (2019, 9.5 % of its crops), or MIN_KEPT 10000 or 100000 (2020).
+    head.OHEM = CN()
+    head.OHEM.THRESHOLD = 0.7
+    head.OHEM.KEEP_FRACTION = 0.1  # of the pixels that are not ignored
+    head.OHEM.MIN_KEPT = 0  # pixels of a batch on one process
+    head.OHEM.MIN_KEPT_PER_IMAGE = 0  # pixels, times the images of that batch
+    # Classifiers with losses of their own on inner maps, in training: any of the backbone's maps, and those that
+    # MODEL.NECK.EXTRA_OUTPUTS adds ("merged4", "res4"). Their losses are called "loss_sem_seg_<map>".
+    head.DEEP_SUPERVISION = CN()
+    head.DEEP_SUPERVISION.FEATURES = []
+    head.DEEP_SUPERVISION.WEIGHTS = []  # one for each of FEATURES; empty: 1.0
+    head.DEEP_SUPERVISION.LOSSES = []  # one for each of FEATURES; empty: LOSS
+    head.DEEP_SUPERVISION.CHANNELS = []  # of the hidden convolution, one for each; empty: as many as the map has
+    head.DEEP_SUPERVISION.DROPOUT = 0.1  # probability that a channel is dropped
+
 
 def _add_meta_arch(cfg: CN) -> None:
     """Keys of fapn_d2.meta_arch."""

@@ -1,7 +1,8 @@
 """Heads that Detectron2 lacks."""
 
+from .aligned_decoder import AlignedDecoderHead, SingleLevelHead
 from .augfpn_roi_heads import AugFPNROIHeads
 from .consistent_supervision import ConsistentSupervision
 from .soft_roi_selection import SoftRoISelection
 
-__all__ = ["AugFPNROIHeads", "ConsistentSupervision", "SoftRoISelection"]
+__all__ = ["AlignedDecoderHead", "AugFPNROIHeads", "ConsistentSupervision", "SingleLevelHead", "SoftRoISelection"]

@@ -1,0 +1,186 @@
+"""Semantic heads that read a finished pyramid: SFNet's final fusion, and the head on one level of real-time networks.
+
+Legend: N images, C_i channels and H_i x W_i size of input level i, finest first; D channels of the head; K classes.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import Conv2d, ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from torch import Tensor, nn
+
+from fapn_d2.layers.flow_align import FlowAlign
+from fapn_d2.layers.pyramid_pooling import conv_norm_relu
+from fapn_d2.layers.resize import resize_to
+
+from .deep_supervision import AuxiliaryClassifier, Supervision, loss_from_config, supervision_from_config
+
+FUSION_ALIGNS = ("bilinear", "flow")
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class AlignedDecoderHead(nn.Module):
+    """All levels at the finest one's size, concatenated from fine to coarse -> 3x3 convolution, norm, ReLU -> 1x1.
+
+    SFNet, Section 3.3 and Figure 4; the top-down part of its decoder is the pyramid. The paper's text aligns by flow
+    here too ("flow"); its codes, and the GFLOPs and parameters it prints, resample bilinearly.
+
+    With deep supervision further maps of the feature dict get a classifier and a loss of their own in training.
+
+    Args:
+        input_shape: channels and stride of the levels that are read, finest first.
+        num_classes: K.
+        channels: D.
+        norm: name for Detectron2's ``get_norm``.
+        loss: (logits, target) -> scalar; see ``fapn_d2.layers.losses``.
+        loss_weight: factor on all losses.
+        ignore_value: label of pixels without ground truth; the losses know it as well.
+        supervision: the maps with classifiers of their own.
+        dropout: of channels, in those classifiers.
+        fusion_align: what brings coarser levels to the finest one's size, of FUSION_ALIGNS.
+        flow_unit: of "flow"; see ``flow_warp``.
+        align_corners: of every resampling, of logits too.
+
+    Raises:
+        ValueError: ``input_shape`` is empty or ``fusion_align`` is unknown.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        num_classes: int,
+        channels: int,
+        norm: str,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        loss_weight: float = 1.0,
+        ignore_value: int = 255,
+        supervision: Sequence[Supervision] = (),
+        dropout: float = 0.1,
+        fusion_align: str = "bilinear",
+        flow_unit: float = 0.5,
+        align_corners: bool = True,
+    ):
+        super().__init__()
+        if not input_shape:
+            raise ValueError(f"{type(self).__name__} reads no level; name some in MODEL.SEM_SEG_HEAD.IN_FEATURES")
+        if fusion_align not in FUSION_ALIGNS:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.FUSION_ALIGN: unknown {fusion_align!r}; allowed: {', '.join(FUSION_ALIGNS)}"
+            )
+        self.in_features = tuple(input_shape)
+        self.stride = input_shape[self.in_features[0]].stride
+        self.resize_mode = "bilinear_corners" if align_corners else "bilinear"
+        self.loss = loss
+        self.loss_weight = loss_weight
+        self.ignore_value = ignore_value
+        self.supervision = tuple(supervision)
+        if fusion_align == "flow":
+            self.aligns = nn.ModuleDict(
+                {
+                    name: FlowAlign(input_shape[name].channels, unit=flow_unit, align_corners=align_corners)
+                    for name in self.in_features[1:]
+                }
+            )
+        else:
+            self.aligns = None
+        width = sum(shape.channels for shape in input_shape.values())
+        self.fuse = conv_norm_relu(width, channels, kernel_size=3, norm=norm)
+        self.predictor = Conv2d(channels, num_classes, kernel_size=1)
+        self.auxiliary = nn.ModuleDict(
+            {
+                s.feature: AuxiliaryClassifier(s.in_channels, s.channels, num_classes, norm=norm, dropout=dropout)
+                for s in self.supervision
+            }
+        )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        head = cfg.MODEL.SEM_SEG_HEAD
+        missing = [name for name in head.IN_FEATURES if name not in input_shape]
+        if missing:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES = {list(head.IN_FEATURES)}: the backbone gives {list(input_shape)}, "
+                f"not {missing}"
+            )
+        return {
+            # in the backbone's order, finest first
+            "input_shape": {name: shape for name, shape in input_shape.items() if name in head.IN_FEATURES},
+            "num_classes": head.NUM_CLASSES,
+            "channels": head.CONVS_DIM,
+            "norm": head.NORM,
+            "loss": loss_from_config(head.LOSS, cfg),
+            "loss_weight": head.LOSS_WEIGHT,
+            "ignore_value": head.IGNORE_VALUE,
+            "supervision": supervision_from_config(cfg, input_shape),
+            "dropout": head.DEEP_SUPERVISION.DROPOUT,
+            "fusion_align": head.FUSION_ALIGN,
+            "flow_unit": cfg.MODEL.NECK.FLOW.UNIT,
+            "align_corners": head.ALIGN_CORNERS,
+        }
+
+    def forward(
+        self, features: dict[str, Tensor], targets: Tensor | None = None, *, size: tuple[int, int] | None = None
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """What Detectron2's ``SemanticSegmentor`` and ``PanopticFPN`` call.
+
+        Args:
+            features: maps by name.
+            targets: (N, H, W), labels of the padded images; in training.
+            size: (H, W) of the images as they entered the backbone; None: the finest level's size times its stride.
+
+        Returns:
+            In training (None, losses by name), else (logits (N, K, H, W), {}).
+        """
+        logits = self.layers(features)
+        if self.training:
+            return None, self.losses(logits, features, targets)
+        if size is None:
+            size = tuple(self.stride * side for side in logits.shape[-2:])
+        return resize_to(logits, size, self.resize_mode), {}
+
+    def layers(self, features: dict[str, Tensor]) -> Tensor:
+        """Maps by name -> logits (N, K, H_0, W_0) at the finest level's size."""
+        finest, *coarser = (features[name] for name in self.in_features)
+        if self.aligns is None:
+            aligned = [resize_to(x, finest.shape[-2:], self.resize_mode) for x in coarser]
+        else:
+            aligned = [align(finest, x) for align, x in zip(self.aligns.values(), coarser)]
+        return self.predictor(self.fuse(torch.cat([finest, *aligned], dim=1)))
+
+    def losses(self, logits: Tensor, features: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+        """ "loss_sem_seg" and a "loss_sem_seg_<map>" for each supervised map, weighted, at the size of the targets."""
+        if targets is None:
+            raise ValueError(f"{type(self).__name__} is trained on labels, but the samples have no 'sem_seg'")
+
+        def at_full_size(logits):  # in float32 or better, as Detectron2's heads do it (pytorch#48163)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            return resize_to(logits, targets.shape[-2:], self.resize_mode)
+
+        losses = {"loss_sem_seg": self.loss_weight * self.loss(at_full_size(logits), targets)}
+        for s in self.supervision:
+            auxiliary = at_full_size(self.auxiliary[s.feature](features[s.feature]))
+            losses[f"loss_sem_seg_{s.feature}"] = self.loss_weight * s.weight * s.loss(auxiliary, targets)
+        return losses
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class SingleLevelHead(AlignedDecoderHead):
+    """3x3 convolution, norm, ReLU and 1x1 on one map: FCN's head, and that of FaPN's real-time network on P3.
+
+    FaPN, Appendix B, says "a prediction layer" only; a hidden layer of 64 channels is what gives Table I's parameters
+    and FLOPs.
+
+    Raises:
+        ValueError: MODEL.SEM_SEG_HEAD.IN_FEATURES does not name exactly one map.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        features = list(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES)
+        if len(features) != 1:
+            raise ValueError(f"{cls.__name__} reads one map, MODEL.SEM_SEG_HEAD.IN_FEATURES = {features} names others")
+        return super().from_config(cfg, input_shape)
