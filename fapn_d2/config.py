@@ -32,9 +32,9 @@ def neck_defaults() -> CN:
     # The holes of the pyramid; necks/strategies/ has a file a hole, with its names.
     for key in STRATEGY_KEYS:
         neck[key] = None
-    # What extends the pyramid above its coarsest level: "none", "max_pool" (P6 for RPN), "p6p7" (RetinaNet, FCOS), or,
-    # as in mmdetection's RetinaNet, without ReLU between P6 and P7: "p6p7_linear", "p6p7_context" (AugFPN: the mean of
-    # the context map is added to P6), "p6p7_relu_context" (AugFPN's FCOS). None: what the builder is for.
+    # What extends the pyramid above its coarsest level: "none", "max_pool" (P6 for RPN), "p6p7" (RetinaNet, FCOS), or
+    # mmdetection's, where AugFPN adds the mean of the context map, if there is one, to P6: "p6p7_context" (RetinaNet;
+    # no ReLU between P6 and P7), "p6p7_relu_context" (FCOS). None: what the builder is for.
     neck.TOP_BLOCK = None
     # Map that these P6 start from: a bottom-up map ("res5") or a pyramid level ("p5"). Empty: coarsest bottom-up map.
     neck.TOP_BLOCK_IN = ""

@@ -104,7 +104,7 @@ def build_pyramid(
     )
     merges = [MERGES.get(name)() for name in names["MERGE"]]
     context = CONTEXTS.build(names["CONTEXT"][0], levels[-1], neck)
-    extension = build_top_block(neck, neck.TOP_BLOCK or top_block, bottom_up.output_shape(), levels, context)
+    extension = build_top_block(neck, neck.TOP_BLOCK or top_block, bottom_up.output_shape(), levels)
     laterals, outputs, aligns, fuses = [], [], [], []
     for i, level in enumerate(levels):
         merge = merges[i] if i < len(merges) else None

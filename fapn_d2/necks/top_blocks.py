@@ -14,28 +14,28 @@ from fapn_d2.layers.initialization import xavier_uniform
 
 from .registry import Level
 
-TOP_BLOCKS = ("none", "max_pool", "p6p7", "p6p7_linear", "p6p7_context", "p6p7_relu_context")
+TOP_BLOCKS = ("none", "max_pool", "p6p7", "p6p7_context", "p6p7_relu_context")
 
 
 class ContextP6P7(LastLevelP6P7):
     """P6 and P7 by 3x3 convolutions of stride 2, with the global mean of the context map added to P6.
 
-    The addition is in AugFPN's code for one-stage detectors and not in its paper; P7 inherits it. Parameters are named
-    as in Detectron2's block and initialised as in mmdetection.
+    The addition is in AugFPN's code for one-stage detectors and not in its paper; P7 inherits it. Without a context
+    this is mmdetection's own block. Parameters are named as in Detectron2's and initialised as in mmdetection.
 
     Args:
         in_channels, out_channels: of the map that P6 starts from, and of the pyramid.
         in_feature: name of that map.
         relu: whether P7 starts from relu(P6), as in Detectron2 and in AugFPN's FCOS, or from P6 (its RetinaNet).
-        add_context: False leaves the context out: mmdetection's own block.
 
     Shapes: (N,C,H,W), context (N,D,h,w) or None -> [(N,D,H/2,W/2), (N,D,H/4,W/4)], rounded up.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, in_feature: str, *, relu: bool, add_context: bool):
+    needs_context = True
+
+    def __init__(self, in_channels: int, out_channels: int, in_feature: str, *, relu: bool):
         super().__init__(in_channels, out_channels, in_feature)
         self.relu = relu
-        self.needs_context = add_context
         xavier_uniform(self.p6)
         xavier_uniform(self.p7)
 
@@ -46,13 +46,8 @@ class ContextP6P7(LastLevelP6P7):
         return [p6, self.p7(F.relu(p6) if self.relu else p6)]
 
 
-def build_top_block(
-    neck: CfgNode, name: str, shapes: dict[str, ShapeSpec], levels: list[Level], context: nn.Module | None
-) -> nn.Module | None:
+def build_top_block(neck: CfgNode, name: str, shapes: dict[str, ShapeSpec], levels: list[Level]) -> nn.Module | None:
     """The block ``name`` of TOP_BLOCKS over bottom-up maps of ``shapes`` and the pyramid ``levels``.
-
-    Without a ``context``, "p6p7_context" and "p6p7_relu_context" add nothing, so that AugFPN's components can be
-    switched one by one.
 
     Raises:
         ValueError: unknown name, or MODEL.NECK.TOP_BLOCK_IN is no map.
@@ -73,10 +68,4 @@ def build_top_block(
         raise ValueError(f"MODEL.NECK.TOP_BLOCK_IN: there is no map {source!r}; allowed: {', '.join(channels)}")
     if name == "p6p7":
         return LastLevelP6P7(channels[source], top.out_channels, source)
-    return ContextP6P7(
-        channels[source],
-        top.out_channels,
-        source,
-        relu="relu" in name,
-        add_context="context" in name and context is not None,
-    )
+    return ContextP6P7(channels[source], top.out_channels, source, relu="relu" in name)
