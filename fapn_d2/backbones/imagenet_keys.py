@@ -1,4 +1,4 @@
-"""Names of the parameters of deep-stem ResNets in public ImageNet files and here, both ways.
+"""Names of the parameters of bottom-up networks in public ImageNet files and here; deep-stem ResNets both ways.
 
 ==========================================================  ==============================
 public                                                      fapn_d2
@@ -12,10 +12,22 @@ public                                                      fapn_d2
 
 The public names are those of timm's ``resnet50s`` and ``resnet101s`` and of the files that the authors of SFNet give;
 inside of their networks the stem is called ``layer0.0`` and its last norm ``layer0.1``. Shapes and values are the same.
-A classifier (``fc.*``) keeps its name. timm's other deep stems, as in ``resnet18d``, are of another shape.
+timm's other deep stems, as in ``resnet18d``, are of another shape. The names of DF1 and DF2 are in df_keys.py.
 """
 
 import re
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from .df_keys import df_module_to_ours
+
+#: Parameters that only one of the networks has.
+_MARKS = {
+    "ResNet": {"conv1.0.weight", "conv1.6.weight", "bn1.weight", "layer4.0.conv1.weight"},
+    "DF1": {"stage1.0.weight", "stage5.0.conv1.weight"},
+    "DF2": {"stage1.0.weight", "stage2_1.0.conv1.weight"},
+}
 
 _STEM_TO_OURS = {
     "conv1.0": "stem.conv1",
@@ -54,3 +66,30 @@ def resnet_key_to_public(key: str) -> str:
     if found is None or found[3] not in _PART_TO_PUBLIC:
         return key
     return f"layer{int(found[1]) - 1}.{found[2]}.{_PART_TO_PUBLIC[found[3]]}.{tensor}"
+
+
+def public_network(names: Iterable[str]) -> str | None:
+    """ "ResNet" (with a deep stem), "DF1" or "DF2" by the public names of its parameters; None for others."""
+    names = set(names)
+    return next((network for network, marks in _MARKS.items() if marks <= names), None)
+
+
+def imagenet_state_to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a public ImageNet file under our names, without prefix, classifier and batch counters.
+
+    Raises:
+        ValueError: they are none of ``public_network``, or a name is not the network's.
+    """
+    network = public_network(state)
+    if network is None:
+        raise ValueError("these are no ImageNet weights of a deep-stem ResNet, DF1 or DF2")
+    converted = {}
+    for key, value in state.items():
+        if key.startswith("fc.") or key.endswith("num_batches_tracked"):
+            continue
+        module, _, tensor = key.rpartition(".")
+        ours = resnet_key_to_ours(key) if network == "ResNet" else f"{df_module_to_ours(module, network)}.{tensor}"
+        if ours == key or ours.startswith("None."):
+            raise ValueError(f"{key!r} is no parameter of {network}")
+        converted[ours] = value
+    return converted

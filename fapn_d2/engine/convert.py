@@ -1,6 +1,6 @@
 """Checkpoints of the papers' official code -> ours, and back.
 
-The papers' key maps are in ``fapn_d2.necks``; here is what they share: reading a file without running it, prefixes,
+The papers' key maps are beside their networks; here is what they share: reading a file without running it, prefixes,
 buffers that old versions of Detectron2 saved, the comparison with a network, and the report.
 """
 
@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor
 
+from ..heads.sfnet_keys import sfnet_state_to_official, sfnet_state_to_ours
 from ..necks.augfpn_keys import augfpn_state_to_official, augfpn_state_to_ours
 from ..necks.official_keys import fapn_state_to_official, fapn_state_to_ours
 from .weight_files import read_weights
@@ -33,6 +34,7 @@ class KeyMap:
 KEY_MAPS: dict[str, KeyMap] = {
     "augfpn": KeyMap(augfpn_state_to_ours, augfpn_state_to_official),
     "fapn": KeyMap(fapn_state_to_ours, fapn_state_to_official),
+    "sfnet": KeyMap(sfnet_state_to_ours, sfnet_state_to_official),
 }
 DIRECTIONS = ("ours", "official")
 

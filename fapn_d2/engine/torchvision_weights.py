@@ -12,6 +12,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from ..backbones.imagenet_keys import imagenet_state_to_ours, public_network
+
 PREFIX = "torchvision://"
 MODELS = ("resnet18", "resnet34", "resnet50", "resnet101")
 
@@ -32,12 +34,16 @@ _RENAMED = (
 
 
 def is_torchvision_resnet(names: Iterable[str]) -> bool:
-    """Whether parameter names are those of torchvision's (and timm's) ResNets."""
-    return {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight"} <= set(names)
+    """Whether names are those of torchvision's and timm's ResNets, or of the ImageNet files of SFNet's authors."""
+    names = set(names)
+    plain = {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight"} <= names
+    return plain or public_network(names) is not None
 
 
 def convert_resnet(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Rename torchvision's parameters to those of Detectron2's ResNet, without the classifier and batch counters."""
+    if public_network(weights) is not None:
+        return imagenet_state_to_ours(weights)
     converted = {}
     for name, value in weights.items():
         if name.startswith("fc.") or name.endswith("num_batches_tracked"):

@@ -8,7 +8,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 
 from fapn_d2 import add_fapn_config
-from fapn_d2.backbones.imagenet_keys import resnet_key_to_ours, resnet_key_to_public
+from fapn_d2.backbones.imagenet_keys import imagenet_state_to_ours, resnet_key_to_ours, resnet_key_to_public
 
 # facts of the official code
 COUNTS = {18: 11_324_992, 50: 23_631_808, 101: 42_623_936}
@@ -55,11 +55,6 @@ def test_sizes(ceil_mode, size, sizes):
     assert tuple(tuple(m.shape[-2:]) for m in maps.values()) == sizes
 
 
-def load_timm(network, theirs):
-    state = {resnet_key_to_ours(key): value for key, value in theirs.state_dict().items()}
-    network.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")}, strict=True)
-
-
 @pytest.mark.parametrize("depth", [18, 50])
 def test_equal_to_timm(depth):
     """timm's resnet50s has this shape and these names; its 18 is built likewise."""
@@ -72,7 +67,10 @@ def test_equal_to_timm(depth):
             torch.nn.init.uniform_(module.weight, 0.5, 1)
             torch.nn.init.normal_(module.running_mean, std=0.1)
     ours = build(depth)
-    load_timm(ours, theirs)
+    weights = imagenet_state_to_ours(theirs.state_dict())
+    missing = set(ours.state_dict()) - set(weights)
+    assert all(name.endswith("num_batches_tracked") for name in missing)
+    ours.load_state_dict(weights | {name: torch.tensor(0) for name in missing}, strict=True)
     image = torch.randn(1, 3, 67, 90)
     with torch.no_grad():
         expected = theirs.eval().forward_intermediates(image, intermediates_only=True)[1:]

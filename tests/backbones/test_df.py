@@ -7,6 +7,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 
 from fapn_d2 import add_fapn_config
+from fapn_d2.backbones.df_keys import df_module_to_official, df_module_to_ours
+from fapn_d2.backbones.imagenet_keys import imagenet_state_to_ours
 
 # facts of the official code
 STAGES = {
@@ -35,6 +37,24 @@ def test_parameters_by_stage(name):
     assert sum(counts) == {"df1": 8_020_128, "df2": 17_474_208}[name]
     shapes = {name: (shape.channels, shape.stride) for name, shape in network.output_shape().items()}
     assert shapes == LEVELS[name]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_public_weights_fill_the_network(name):
+    with torch.device("meta"):
+        network = build(name)
+    modules = {key.rpartition(".")[0] for key in network.state_dict()}
+    official = {module: df_module_to_official(module, name.upper()) for module in modules}
+    assert [df_module_to_ours(value, name.upper()) for value in official.values()] == list(official)
+    assert official["stem.conv2.norm"] == "stage1.4"
+    assert official["res3.0.shortcut"] == {"df1": "stage3.0.downsample.0", "df2": "stage2_2.0.downsample.0"}[name]
+    state = {
+        f"{official[key.rpartition('.')[0]]}.{key.rpartition('.')[2]}": v for key, v in network.state_dict().items()
+    }
+    weights = imagenet_state_to_ours(state | {"fc.weight": torch.zeros(1)})
+    assert {key for key in network.state_dict() if not key.endswith("num_batches_tracked")} == weights.keys()
+    with pytest.raises(ValueError, match=r"'stage9.0.conv1.weight' is no parameter of DF"):
+        imagenet_state_to_ours(state | {"stage9.0.conv1.weight": torch.zeros(1)})
 
 
 @pytest.mark.parametrize("name", STAGES)
