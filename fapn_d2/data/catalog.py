@@ -21,11 +21,13 @@ def data_root() -> str:
 _ADVICE = (
     ("camvid", "Make it with datasets/prepare_camvid.py."),
     ("shapes", "Remove what is left of its folder: it is generated anew on the next use."),
-    ("coco_2017_train_panoptic", "The labels of stuff are made by Detectron2's datasets/prepare_panoptic_fpn.py."),
-    ("coco_2017_val_panoptic", "The labels of stuff are made by Detectron2's datasets/prepare_panoptic_fpn.py."),
-    ("cityscapes_fine_sem_seg", "Train ids are made by cityscapesscripts/preparation/createTrainIdLabelImgs.py."),
-    ("cityscapes_fine_panoptic", "Its labels are made by cityscapesscripts/preparation/createPanopticImgs.py."),
-    ("ade20k", "Its labels are made by Detectron2's datasets/prepare_ade20k_sem_seg.py."),
+    ("coco_2017_train_panoptic", "The labels of stuff are made by datasets/prepare_coco_panoptic.py."),
+    ("coco_2017_val_panoptic", "The labels of stuff are made by datasets/prepare_coco_panoptic.py."),
+    ("coco_stuff_10k", "Its labels are made by datasets/prepare_coco_stuff_10k.py."),
+    ("cityscapes_fine_sem_seg", "Train ids are made by datasets/prepare_cityscapes.py."),
+    ("cityscapes_fine_panoptic", "Its labels are made by datasets/prepare_cityscapes.py."),
+    ("ade20k", "Its labels are made by datasets/prepare_ade20k.py."),
+    ("pascal_context", "Its labels are made by datasets/prepare_pascal_context.py."),
 )
 
 

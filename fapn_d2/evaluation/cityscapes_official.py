@@ -24,12 +24,15 @@ def load(module: str) -> ModuleType:
     """A module of the package cityscapesscripts, by its name in there ("helpers.labels").
 
     Raises:
-        ValueError: the package is not installed.
+        ValueError: the package, or one that it imports, is not installed.
     """
     try:
         return importlib.import_module(f"cityscapesscripts.{module}")
     except ModuleNotFoundError as error:
-        raise ValueError("scoring Cityscapes needs its official scripts: pip install cityscapesscripts") from error
+        raise ValueError(
+            f"scoring Cityscapes needs its official scripts, but {error.name} is not installed: "
+            "pip install cityscapesscripts pyquaternion"
+        ) from error
 
 
 @contextlib.contextmanager

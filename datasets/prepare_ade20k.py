@@ -1,0 +1,45 @@
+#!/usr/bin/env python
+"""Make class images of ADE20K from those of the scene parsing challenge.
+
+    python datasets/prepare_ade20k.py [--root FOLDER]
+
+FOLDER is ADEChallengeData2016.zip, unpacked: images/{training,validation}/*.jpg and
+annotations/{training,validation}/*.png with 1..150 and 0 for unlabelled. Written is
+annotations_detectron2/{training,validation}/*.png with 0..149 and 255, where Detectron2's ade20k_sem_seg_{train,val}
+look. The program can be stopped and started again, and reads everything back at the end.
+"""
+
+from pathlib import Path
+
+from fapn_d2.data.ade20k import FOLDER, IGNORE_LABEL, NUM_CLASSES, SPLITS, convert
+from fapn_d2.data.conversion import LabelFile, parser, run_program, verify_labels, write_labels
+from fapn_d2.data.pairs import pair_files
+
+
+def prepare(root: Path, args) -> str:
+    counts = []
+    for split, number in SPLITS.items():
+        pairs = pair_files(
+            root / "images" / split, root / "annotations" / split, mend="Unpack ADEChallengeData2016.zip there."
+        )
+        target = root / "annotations_detectron2" / split
+        files = [LabelFile(label, target / label.name, image) for image, label in pairs]
+        write_labels(files, convert, description=split, workers=args.workers)
+        pair_files(root / "images" / split, target, mend="Remove what is too much and run this program again.")
+        verify_labels(
+            files,
+            num_classes=NUM_CLASSES,
+            ignore_label=IGNORE_LABEL,
+            description=f"checking {split}",
+            workers=args.workers,
+        )
+        counts.append(f"{len(files)} images for {split} (the release has {number})")
+    return ", ".join(counts)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    run_program(parser(__doc__, FOLDER), prepare, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+#!/usr/bin/env python
+"""Make class images of COCO-Stuff-10K from its .mat files, with 171 and with 182 classes.
+
+    python datasets/prepare_coco_stuff_10k.py [--root FOLDER] [--classes 171 182]
+
+FOLDER is cocostuff-10k-v1.1.zip, unpacked: images/*.jpg, annotations/*.mat, imageLists/{train,test}.txt. Version 1.0 of
+the release works too, with the package h5py. Written is labels_{171,182}/*.png, classes from 0, 255 = unlabelled. The
+program can be stopped and started again, and reads everything back at the end.
+"""
+
+from pathlib import Path
+
+from fapn_d2.data.coco_stuff import CLASSES, FOLDER, IGNORE_LABEL, SPLITS, convert
+from fapn_d2.data.conversion import LabelFile, parser, run_program, verify_labels, write_labels
+from fapn_d2.data.listed import load_listed, read_list
+
+_MEND = "Unpack cocostuff-10k-v1.1.zip there."
+
+
+def prepare(root: Path, args) -> str:
+    names = {split: read_list(root / "imageLists" / f"{split}.txt", mend=_MEND) for split in SPLITS}
+    if both := set(names["train"]) & set(names["test"]):
+        raise ValueError(f"{root}/imageLists: {len(both)} images are in train.txt and in test.txt ({min(both)}, ...)")
+    for number in args.classes:
+        labels = root / f"labels_{number}"
+        files = [
+            LabelFile(
+                root / "annotations" / f"{name}.mat", labels / f"{name}.png", root / "images" / f"{name}.jpg", number
+            )
+            for split in SPLITS
+            for name in names[split]
+        ]
+        write_labels(files, convert, description=f"{number} classes", workers=args.workers)
+        for split in SPLITS:
+            load_listed(root / "imageLists" / f"{split}.txt", root / "images", labels, mend=_MEND)
+        verify_labels(
+            files,
+            num_classes=number,
+            ignore_label=IGNORE_LABEL,
+            description=f"checking {number} classes",
+            workers=args.workers,
+        )
+    counts = ", ".join(f"{len(names[s])} images for {s} (the release has {n})" for s, n in SPLITS.items())
+    return f"{counts}, with {' and '.join(map(str, args.classes))} classes"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    made = parser(__doc__, FOLDER)
+    made.add_argument("--classes", type=int, nargs="+", choices=sorted(CLASSES), default=sorted(CLASSES))
+    run_program(made, prepare, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+#!/usr/bin/env python
+"""Make class images of PASCAL Context with 59 classes.
+
+    python datasets/prepare_pascal_context.py [--root FOLDER]
+
+FOLDER is VOCdevkit/VOC2010 of VOCtrainval_03-May-2010.tar (JPEGImages/*.jpg, ImageSets/Main/{train,val}.txt) with
+trainval.tar.gz of PASCAL Context unpacked in it (trainval/*.mat; labels.txt is compared if it is there). Written are
+context_59/{train,val}.txt and context_59/labels/*.png, classes 0..58 and 255 = not scored. The program can be stopped
+and started again, and reads everything back at the end.
+"""
+
+from pathlib import Path
+
+from fapn_d2.data.conversion import LabelFile, parser, run_program, verify_labels, write_labels
+from fapn_d2.data.listed import read_list
+from fapn_d2.data.pairs import stems
+from fapn_d2.data.pascal_context import CLASSES, FOLDER, IGNORE_LABEL, SPLITS, check_names, convert
+
+_MEND = "Unpack VOCtrainval_03-May-2010.tar and, in its VOC2010, trainval.tar.gz of PASCAL Context."
+
+
+def prepare(root: Path, args) -> str:
+    annotations = stems(root / "trainval", (".mat",), mend=_MEND, what="annotations")
+    for labels_txt in (root / "labels.txt", root / "trainval" / "labels.txt"):
+        if labels_txt.is_file():
+            check_names(labels_txt)
+    # VOC's lists name all its images; those that PASCAL Context has labelled make the split.
+    names = {
+        split: [
+            name for name in read_list(root / "ImageSets" / "Main" / f"{split}.txt", mend=_MEND) if name in annotations
+        ]
+        for split in SPLITS
+    }
+    if homeless := annotations.keys() - {name for listed in names.values() for name in listed}:
+        raise ValueError(f"{len(homeless)} annotations are in neither of VOC's lists ({min(homeless)}, ...)")
+    target = root / "context_59"
+    files = [
+        LabelFile(annotations[name], target / "labels" / f"{name}.png", root / "JPEGImages" / f"{name}.jpg")
+        for listed in names.values()
+        for name in listed
+    ]
+    write_labels(files, convert, description="59 classes", workers=args.workers)
+    verify_labels(
+        files,
+        num_classes=len(CLASSES),
+        ignore_label=IGNORE_LABEL,
+        description="checking 59 classes",
+        workers=args.workers,
+    )
+    for split, listed in names.items():  # last, so that a list stands for a complete split
+        (target / f"{split}.txt").write_text("".join(f"{name}\n" for name in listed))
+    return ", ".join(f"{len(names[s])} images for {s} (the release has {n})" for s, n in SPLITS.items())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    run_program(parser(__doc__, FOLDER), prepare, arguments)
+
+
+if __name__ == "__main__":
+    main()
