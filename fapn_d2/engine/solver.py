@@ -14,6 +14,9 @@ _SCHEDULES = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR")
 def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
     """SOLVER.OPTIMIZER "SGD" or "AdamW", with Detectron2's keys for learning rates, weight decay and clipping.
 
+    SOLVER.CLIP_GRADIENTS.CLIP_TYPE may be "full_model" too: the norm of all gradients together, as mmdetection clips,
+    where Detectron2's "norm" clips each parameter's on its own.
+
     Raises:
         ValueError: another name.
     """
@@ -32,7 +35,21 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
         optimizer = torch.optim.AdamW(params, **common)
     else:
         raise ValueError(f'SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER!r}; allowed are "SGD", "AdamW"')
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if clip.ENABLED and clip.CLIP_TYPE == "full_model":
+        return _clip_whole_model(optimizer, clip.CLIP_VALUE, clip.NORM_TYPE)
     return maybe_add_gradient_clipping(cfg, optimizer)
+
+
+def _clip_whole_model(optimizer: torch.optim.Optimizer, max_norm: float, norm_type: float) -> torch.optim.Optimizer:
+    """Clip before every step: after processes have exchanged gradients, and after loss scaling has been undone."""
+
+    def clip(optimizer, args, kwargs):
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, max_norm, norm_type)
+
+    optimizer.register_step_pre_hook(clip)
+    return optimizer
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:

@@ -84,3 +84,18 @@ def test_unknown_names():
         build_optimizer(cfg, network())
     with pytest.raises(ValueError, match=r"SOLVER.LR_SCHEDULER_NAME is 'Poly'; allowed are .*WarmupPolyLR"):
         rates(cfg)
+
+
+def test_all_gradients_are_clipped_together():
+    """Gradients 3 and 4 have the norm 5; clipped to 1 they keep their ratio, unlike with "norm"."""
+    clip = ["SOLVER.CLIP_GRADIENTS.ENABLED", "True", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "1.0"]
+    plain = ["SOLVER.BASE_LR", "1.0", "SOLVER.WEIGHT_DECAY", "0", "SOLVER.MOMENTUM", "0"]
+    for kind, expected in (("full_model", (-0.6, -0.8)), ("norm", (-1.0, -1.0))):
+        cfg = load_config("", [*plain, *clip, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", kind])
+        model = torch.nn.ModuleList([torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)])
+        optimizer = build_optimizer(cfg, model)
+        for layer, gradient in zip(model, (3.0, 4.0)):
+            torch.nn.init.zeros_(layer.weight)
+            layer.weight.grad = torch.full((1, 1), gradient)
+        optimizer.step()
+        assert [layer.weight.item() for layer in model] == pytest.approx(expected, abs=1e-5)
