@@ -17,17 +17,29 @@ from detectron2.utils import comm
 
 from .cityscapes import CityscapesSemSegEvaluator
 from .cityscapes_instance import CityscapesInstanceEvaluator
+from .coco import FastCOCOEvaluator
+from .panoptic import PanopticEvaluator
 from .sem_seg import SemSegEvaluator
 
 Builder = Callable[[CfgNode, str, str], DatasetEvaluator]
+BACKENDS = ("fast", "official")
+
+
+def _official(cfg: CfgNode) -> bool:
+    if cfg.TEST.BACKEND not in BACKENDS:
+        raise ValueError(f"TEST.BACKEND is {cfg.TEST.BACKEND!r}; allowed are {' and '.join(BACKENDS)}")
+    return cfg.TEST.BACKEND == "official"
 
 
 def _coco(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
-    return COCOEvaluator(name, output_dir=folder, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS)
+    options = {"output_dir": folder, "kpt_oks_sigmas": cfg.TEST.KEYPOINT_OKS_SIGMAS}
+    return COCOEvaluator(name, use_fast_impl=False, **options) if _official(cfg) else FastCOCOEvaluator(name, **options)
 
 
 def _panoptic(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
-    return COCOPanopticEvaluator(name, folder)
+    if _official(cfg):
+        return COCOPanopticEvaluator(name, folder)
+    return PanopticEvaluator(name, os.path.join(folder, "panoptic") if cfg.TEST.KEEP_PREDICTIONS else None)
 
 
 def _sem_seg(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
@@ -35,13 +47,12 @@ def _sem_seg(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
 
 
 def _cityscapes_sem_seg(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
-    official = cfg.TEST.BACKEND == "official"
-    kept = folder if official or cfg.TEST.KEEP_PREDICTIONS else None
+    kept = _official(cfg) or cfg.TEST.KEEP_PREDICTIONS  # the official script reads files
     return CityscapesSemSegEvaluator(
         name,
-        prediction_dir=kept and os.path.join(kept, "cityscapes_semantic"),
+        prediction_dir=os.path.join(folder, "cityscapes_semantic") if kept else None,
         boundary_widths=cfg.TEST.BOUNDARY_WIDTHS,
-        official=official,
+        official=_official(cfg),
     )
 
 
@@ -65,6 +76,11 @@ EVALUATORS: dict[str, tuple[tuple[str, Builder], ...]] = {
     "sem_seg": (("sem_seg", _sem_seg),),
     "cityscapes_sem_seg": (("sem_seg", _cityscapes_sem_seg),),
     "cityscapes_instance": (("instances", _cityscapes_instance),),
+    "cityscapes_panoptic_seg": (
+        ("instances", _cityscapes_instance),
+        ("sem_seg", _cityscapes_sem_seg),
+        ("panoptic_seg", _panoptic),
+    ),
     "pascal_voc": (("instances", _voc),),
     "lvis": (("instances", _lvis),),
 }

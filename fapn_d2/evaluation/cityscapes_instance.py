@@ -109,7 +109,9 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
             return None
         official = instance_scores(gathered)
         scores = {"AP": official["allAp"], "AP50": official["allAp50%"]}
-        scores |= {f"AP-{name}": official["classes"][name]["ap"] for name in self._classes}
+        # panoptic data sets name stuff among their classes, which has no AP
+        named = [name for name in self._classes if name in official["classes"]]
+        scores |= {f"AP-{name}": official["classes"][name]["ap"] for name in named}
         scores = {name: 100 * float(score) for name, score in scores.items()}
         logger.info("Cityscapes instances: %s", {k: round(v, 3) for k, v in scores.items() if not math.isnan(v)})
         if self._prediction_dir:

@@ -74,6 +74,21 @@ def test_equal_to_detectron2(dataset, monkeypatch):
     assert ours["AP"] == pytest.approx(np.nanmean([ours[f"AP-{c}"] for c in CLASSES]))
 
 
+def test_stuff_among_the_classes(dataset):
+    """As in the panoptic data sets, whose classes are all 19."""
+    name, files = dataset
+    outputs = predictions(files)
+    plain = run(CityscapesInstanceEvaluator(name), files, outputs)
+    MetadataCatalog.get("toy_all_classes").set(
+        gt_dir=MetadataCatalog.get(name).gt_dir, thing_classes=["road", "sky", *CLASSES]
+    )
+    for instances in outputs:
+        instances.pred_classes += 2
+    ours = run(CityscapesInstanceEvaluator("toy_all_classes"), files, outputs)
+    assert list(ours) == list(plain) and ours == pytest.approx(plain, nan_ok=True)
+    MetadataCatalog.remove("toy_all_classes")
+
+
 def test_files_for_the_server(dataset, tmp_path, monkeypatch):
     name, files = dataset
     monkeypatch.chdir(tmp_path)
