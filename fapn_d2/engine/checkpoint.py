@@ -173,11 +173,18 @@ class Checkpointer(DetectionCheckpointer):
         weights = checkpoint["model"]
         if all(name.startswith("module.") for name in weights):  # saved from within DataParallel
             weights = checkpoint["model"] = {name.removeprefix("module."): value for name, value in weights.items()}
+        if all(name.startswith("body.") for name in weights) and self._has("stem.conv3.weight"):
+            # timm's resnet50s or resnet101s, named for build_timm_backbone, is to fill our ResNet with a deep stem.
+            weights = checkpoint["model"] = {name.removeprefix("body."): value for name, value in weights.items()}
+            checkpoint.pop("matching_heuristics", None)
         if torchvision_weights.is_torchvision_resnet(weights):
             self._rename(checkpoint, path)
         if checkpoint.get("__author__") == "torchvision":
             self._compare_input(path)
         return checkpoint
+
+    def _has(self, ending: str) -> bool:
+        return any(name.endswith(ending) for name in self.model.state_dict())
 
     def _rename(self, checkpoint: dict[str, Any], path: str) -> None:
         stem = "stem.conv1.weight"

@@ -10,10 +10,13 @@ from fapn_d2.backbones.imagenet_keys import imagenet_state_to_ours
 from fapn_d2.engine import Checkpointer, load_config
 
 
-def test_a_file_of_timms_deep_stem_fills_the_bottom_up(tmp_path):
+@pytest.mark.parametrize("prefix", ["", "module.", "body."])  # plain, from DataParallel, from "timm://..."
+def test_a_file_of_timms_deep_stem_fills_the_bottom_up(tmp_path, prefix):
     block = timm.models.resnet.BasicBlock
     theirs = timm.models.resnet.ResNet(block, (2, 2, 2, 2), stem_width=64, stem_type="deep")
-    torch.save({"state_dict": {f"module.{k}": v for k, v in theirs.state_dict().items()}}, tmp_path / "r18.pth")
+    weights = {f"{prefix}{k}": v for k, v in theirs.state_dict().items()}
+    content = {"model": weights, "__author__": "timm", "matching_heuristics": True} if prefix == "body." else weights
+    torch.save(content, tmp_path / "r18.pth")
     options = {
         "MODEL.BACKBONE.NAME": "build_resnet_sfnet_backbone",
         "MODEL.NECK.BOTTOM_UP": "build_deep_stem_resnet_backbone",
