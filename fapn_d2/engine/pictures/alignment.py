@@ -1,0 +1,91 @@
+"""An alignment as pictures: Figure 6 of FaPN (maps before and after), and the offset field as colours and arrows.
+
+Legend: C channels, H x W size of the map, s enlargement. Pictures are (H, W, 3) uint8, RGB.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from .color import common_range, flow_colors, flow_wheel, heat
+from .paint import draw_arrows, enlarge
+from .recording import Alignment
+
+#: Arrows along the shorter side of the image, where the map is that fine.
+ARROWS = 15
+#: What one number a pixel is made of, for captions.
+REDUCTION = "mean over channels"
+
+
+@dataclass(frozen=True)
+class AlignmentPictures:
+    """Pictures of the image's enlarged size, and the two ends of their scales."""
+
+    before: np.ndarray
+    after: np.ndarray
+    heat_range: tuple[float, float]  #: values of the darkest and the brightest colour, the same in both
+    colors: np.ndarray | None  #: offset field by hue and strength; None where nothing moves
+    arrows: np.ndarray | None  #: the same as arrows on the image
+    greatest: float  #: displacement in input pixels that is drawn in full colour; 0 where nothing moves
+    gain: float  #: arrows are this many times as long as the displacement
+
+
+def reduce_channels(features: Tensor) -> np.ndarray:
+    """(C,H,W) -> (H,W). The paper does not say how its Figure 6 does it; here it is the mean."""
+    return features.mean(dim=0).numpy()
+
+
+def draw_alignment(record: Alignment, image: np.ndarray, *, scale: int = 3) -> AlignmentPictures:
+    """Draw one alignment over the image that it was recorded on.
+
+    Args:
+        record: of a forward pass on ``image``.
+        image: picture (H,W,3) of the size that the network saw, without its padding.
+        scale: s, of all pictures.
+    """
+    size = image.shape[:2]
+    before, after = reduce_channels(record.before), reduce_channels(record.after)
+    low, high = common_range(before, after)
+    colors = arrows = None
+    greatest, gain = 0.0, 1.0
+    if record.displacement is not None:
+        moved = record.displacement.numpy()
+        greatest = float(np.percentile(np.hypot(*moved), 98))
+        gain = _gain(greatest)
+        colors = _fit(flow_colors(moved, greatest), record.stride, size, scale, cv2.INTER_NEAREST)
+        colors = with_wheel(colors)
+        field = np.stack([_fit(m, record.stride, size, scale, cv2.INTER_LINEAR) for m in moved]) * scale
+        step = max(round(min(size) * scale / ARROWS), record.stride * scale)
+        arrows = draw_arrows((enlarge(image, scale) * 0.7).astype(np.uint8), field, step=step, gain=gain)
+    return AlignmentPictures(
+        before=_fit(heat(before, low, high), record.stride, size, scale, cv2.INTER_NEAREST),
+        after=_fit(heat(after, low, high), record.stride, size, scale, cv2.INTER_NEAREST),
+        heat_range=(low, high),
+        colors=colors,
+        arrows=arrows,
+        greatest=greatest,
+        gain=gain,
+    )
+
+
+def with_wheel(picture: np.ndarray) -> np.ndarray:
+    """A copy with the key to the colours in its lower right corner."""
+    wheel = flow_wheel(max(24, min(picture.shape[:2]) // 6))
+    size = len(wheel)
+    marked = picture.copy()
+    marked[-size - 6 : -6, -size - 6 : -6] = wheel
+    return marked
+
+
+def _gain(greatest: float) -> float:
+    """1, or a whole number that lets arrows of a small field be seen."""
+    return max(1.0, float(round(8 / greatest))) if greatest > 0 else 1.0
+
+
+def _fit(values: np.ndarray, stride: int, size: tuple[int, int], scale: int, how: int) -> np.ndarray:
+    """A map of the padded input -> the part over the image, enlarged to (s*size)."""
+    h, w = values.shape[:2]
+    spread = cv2.resize(values, (w * stride * scale, h * stride * scale), interpolation=how)
+    return spread[: size[0] * scale, : size[1] * scale]

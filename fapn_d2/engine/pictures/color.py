@@ -1,0 +1,69 @@
+"""Numbers to colours.
+
+Legend: H x W size of a map. Pictures are (H, W, 3) uint8, RGB.
+"""
+
+import colorsys
+
+import cv2
+import matplotlib
+import numpy as np
+
+RGB = tuple[int, int, int]
+
+#: Of feature maps, dark to bright; perceptually even, so that equal steps look equal.
+HEAT_MAP = "magma"
+
+
+def heat(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """(H,W) -> picture: ``low`` and below is black, ``high`` and above the brightest colour.
+
+    Two maps are comparable only if both are drawn with the same ``low`` and ``high``.
+    """
+    span = max(high - low, 1e-12)
+    table = (matplotlib.colormaps[HEAT_MAP](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+    return table[np.clip((values - low) / span * 255, 0, 255).astype(np.uint8)]
+
+
+def common_range(*maps: np.ndarray, percent: float = 1.0) -> tuple[float, float]:
+    """(low, high) that hold all values of all maps but the lowest and the highest ``percent``."""
+    values = np.concatenate([m.ravel() for m in maps])
+    low, high = np.percentile(values, [percent, 100 - percent])
+    return float(low), float(high)
+
+
+def flow_colors(displacement: np.ndarray, greatest: float) -> np.ndarray:
+    """(2,H,W) of (dy, dx) -> picture: the hue is the direction, the strength of the colour the length, white is none.
+
+    Args:
+        displacement: in any unit.
+        greatest: length drawn in full colour, and all above it.
+    """
+    dy, dx = displacement
+    hsv = np.empty((*dy.shape, 3), np.float32)
+    hsv[..., 0] = np.degrees(np.arctan2(dy, dx)) % 360
+    hsv[..., 1] = np.clip(np.hypot(dy, dx) / max(greatest, 1e-12), 0, 1)
+    hsv[..., 2] = 1 - 0.12 * hsv[..., 1]  # pure hues at full brightness glare beside white
+    return (cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).round().astype(np.uint8)
+
+
+def flow_wheel(size: int = 96) -> np.ndarray:
+    """The key to :func:`flow_colors`: a disc in a dark square of (size, size) pixels; its rim is the greatest
+    displacement."""
+    y, x = (np.mgrid[:size, :size] - (size - 1) / 2) / (size / 2 - 1)
+    wheel = flow_colors(np.stack([y, x]), greatest=1.0)
+    wheel[np.hypot(y, x) > 1] = 40
+    return wheel
+
+
+def shade(color: RGB, index: int) -> RGB:
+    """A lighter or darker tone of ``color`` for the object number ``index``: neighbours of one class stay apart."""
+    hue, light, saturation = colorsys.rgb_to_hls(*(c / 255 for c in color))
+    step = (0.0, 0.14, -0.12, 0.22, -0.2)[index % 5]
+    tone = colorsys.hls_to_rgb(hue, min(max(light + step, 0.15), 0.88), saturation)
+    return tuple(round(255 * c) for c in tone)
+
+
+def to_hex(color: RGB) -> str:
+    """(r, g, b) in 0..255 -> "#rrggbb"."""
+    return "#{:02x}{:02x}{:02x}".format(*(int(c) for c in color))

@@ -1,0 +1,68 @@
+"""One image as one network sees it and what the network answers: predictions and alignments of the same pass."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from detectron2.data.detection_utils import convert_image_to_rgb
+from torch import nn
+
+from .alignment import AlignmentPictures, draw_alignment
+from .recording import Alignment, recording
+from .segments import Segments, from_prediction
+from .sheet import Picture
+
+
+@dataclass(frozen=True)
+class View:
+    """What `look` finds."""
+
+    seen: np.ndarray  #: (H,W,3) uint8 RGB, the image at the size that the network got it in
+    found: Segments  #: predictions, at the size of the image's file
+    alignments: list[Alignment]  #: coarsest first
+
+
+def look(model: nn.Module, sample: dict, *, dataset: str, image_format: str, least_score: float = 0.5) -> View:
+    """One forward pass.
+
+    Args:
+        model: a Detectron2 model with a pyramid of this package, in eval mode.
+        sample: of a test loader: ``image`` (3,H,W), ``height`` and ``width``.
+        dataset: name whose metadata have class names and colours.
+        image_format: INPUT.FORMAT, of ``image``.
+        least_score: of instances that are drawn.
+
+    Raises:
+        ValueError: the model has no such pyramid, or gives nothing that can be drawn.
+    """
+    with torch.no_grad(), recording(model) as alignments:
+        output = model([sample])[0]
+        alignments = list(alignments)
+    seen = convert_image_to_rgb(sample["image"].permute(1, 2, 0), image_format)
+    return View(
+        seen=np.ascontiguousarray(seen, dtype=np.uint8),
+        found=from_prediction(output, dataset, least_score=least_score),
+        alignments=alignments,
+    )
+
+
+def alignment_row(record: Alignment, seen: np.ndarray, *, scale: int) -> list[Picture]:
+    """Before, after, and where there is an offset field, the field twice; captions name the scales.
+
+    Args:
+        record: of a pass on ``seen``.
+        seen: (H,W,3) uint8 RGB.
+        scale: enlargement of the pictures.
+    """
+    drawn: AlignmentPictures = draw_alignment(record, seen, scale=scale)
+    low, high = drawn.heat_range
+    row = [
+        Picture(drawn.before, f"{record.title} before, {low:.2g} to {high:.2g}"),
+        Picture(drawn.after, f"{record.title} after, {low:.2g} to {high:.2g}"),
+    ]
+    if drawn.colors is not None:
+        row.append(Picture(drawn.colors, f"offsets, full colour at {drawn.greatest:.2g} px"))
+        row.append(
+            Picture(drawn.arrows, "offsets as they are" if drawn.gain == 1 else f"offsets, {drawn.gain:g} times")
+        )
+    return row
