@@ -69,5 +69,21 @@ def _suppress(boxes, scores, ranks, size: tuple[int, int], limits: ProposalLimit
     detected = (scores > limits.score_thresh) & clipped.nonempty()[:, None]
     box, label = detected.nonzero(as_tuple=True)
     boxes, ranks = clipped.tensor[box], ranks[box, label]
-    kept = batched_nms(boxes, ranks, label, limits.nms_thresh)[: limits.post_nms_topk]
+    kept = _best_after_nms(boxes, ranks, label, limits)
     return Instances(size, proposal_boxes=Boxes(boxes[kept]), objectness_logits=ranks[kept].logit(eps=1e-6))
+
+
+def _best_after_nms(boxes, ranks, labels, limits: ProposalLimits) -> torch.Tensor:
+    """Indices of the ``post_nms_topk`` best boxes that class-wise suppression leaves, best first.
+
+    Whether a box stays depends on better boxes only. So the best are suppressed first, and more only as long as too few
+    stay: at the start of training, when half of all anchors and classes pass the threshold, that is a hundredth.
+    """
+    order = ranks.argsort(descending=True)
+    size = 4 * limits.post_nms_topk
+    while True:
+        head = order[:size]
+        kept = head[batched_nms(boxes[head], ranks[head], labels[head], limits.nms_thresh)[: limits.post_nms_topk]]
+        if len(kept) == limits.post_nms_topk or size >= len(order):
+            return kept
+        size *= 4

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from detectron2.layers import batched_nms
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes
 from torchvision.ops import box_iou
 
-from fapn_d2.meta_arch.dense_proposals import ProposalLimits, dense_proposals
+from fapn_d2.meta_arch.dense_proposals import ProposalLimits, _best_after_nms, dense_proposals
 
 SIZE = (60, 80)
 TRANSFORM = Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0))
@@ -56,6 +57,19 @@ def test_the_rule(with_centerness, limits):
         assert len(got[i]) == len(expected) > 5
         torch.testing.assert_close(got[i].proposal_boxes.tensor, torch.stack([box for box, _ in expected]))
         torch.testing.assert_close(got[i].objectness_logits.sigmoid(), torch.tensor([rank for _, rank in expected]))
+
+
+def test_suppression_in_steps_is_suppression_at_once():
+    """Boxes so close that the first steps leave too few."""
+    corner = 3 * torch.rand(3000, 2)
+    boxes = torch.cat([corner, corner + 40], dim=1)
+    boxes[1500:, 2:] += 30 * torch.rand(1500, 2)
+    ranks = torch.rand(3000) / 2
+    ranks[:1500] += 0.5
+    labels = torch.randint(2, (3000,))
+    for topk in (3, 20, 3000):
+        got = _best_after_nms(boxes, ranks, labels, ProposalLimits(nms_thresh=0.6, post_nms_topk=topk))
+        assert torch.equal(got, batched_nms(boxes, ranks, labels, 0.6)[:topk])
 
 
 def test_nothing_detected():
