@@ -2,5 +2,6 @@
 
 from .consistent_dense import ConsistentFCOS, ConsistentRetinaNet
 from .fcos import FCOS
+from .whole_image_segmentor import WholeImageSegmentor
 
-__all__ = ["FCOS", "ConsistentFCOS", "ConsistentRetinaNet"]
+__all__ = ["FCOS", "ConsistentFCOS", "ConsistentRetinaNet", "WholeImageSegmentor"]

@@ -1,13 +1,15 @@
 """Official SFNet state dicts, written down by their published names and shapes, fill our networks and come back."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from detectron2.modeling import build_model
 
+from fapn_d2.engine import load_config
 from fapn_d2.heads.sfnet_keys import sfnet_state_to_official, sfnet_state_to_ours
 
-from .test_aligned_decoder import toy_cfg
-
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "sfnet"
 BN = ("weight", "bias", "running_mean", "running_var")
 RESNETS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 DF = {
@@ -102,26 +104,8 @@ OFFICIAL = {
 
 def network(name):
     """Ours, as the official code builds it."""
-    cfg = toy_cfg(classes=19)
-    head = cfg.MODEL.SEM_SEG_HEAD
-    cfg.MODEL.RESNETS.NORM = "BN"
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    if name.startswith("R"):
-        cfg.MODEL.NECK.BOTTOM_UP = "build_deep_stem_resnet_backbone"
-        cfg.MODEL.RESNETS.DEPTH = int(name[1:])
-        cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 128
-        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if name == "R18" else 256
-        cfg.MODEL.RESNETS.CONV2_DILATION = [1, 1, 2, 4]
-        features, first, channels = ["res2", "res3", "res4", "res5"], 2, 128 if name == "R18" else 256
-    else:
-        cfg.MODEL.NECK.BOTTOM_UP = f"build_{name.lower()}_backbone"
-        features = ["res3", "res4", "res5"] if name == "DF1" else ["res3", "res5", "res7"]
-        first, channels = (4 if name == "DF1" else 3), 64
-    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = features
-    cfg.MODEL.FPN.OUT_CHANNELS = head.CONVS_DIM = channels
-    head.IN_FEATURES = [f"p{first + i}" for i in range(len(features))]
-    head.DEEP_SUPERVISION.FEATURES = [f"merged{first + i}" for i in reversed(range(len(features) - 1))]
-    cfg.MODEL.DEVICE = "meta"
+    name = name.replace("R", "R_") if name.startswith("R") else name
+    cfg = load_config(str(CONFIGS / f"semantic_{name}_SFNet_sfsegnets.yaml"), ["MODEL.DEVICE", "meta"])
     with torch.device("meta"):
         return build_model(cfg)
 
