@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from .gather import sum_over_processes
+from .runs import count, runs
 
 #: Widths of FaPN's Table 2, in pixels.
 PAPER_WIDTHS = (3, 5, 8, 12)
@@ -88,8 +89,9 @@ class BoundaryConfusion:
         if prediction.shape != ground_truth.shape:
             raise ValueError(f"prediction is {prediction.shape}, ground truth {ground_truth.shape}; sizes must agree")
         rings = boundary_rings(ground_truth, self.widths)
-        counted = (rings < len(self.widths)) & (ground_truth != self.ignore_label)
-        ring, truth, guess = (x[counted].astype(np.int64) for x in (rings, ground_truth, prediction))
+        lengths, *values = runs(rings, ground_truth, prediction)
+        counted = (values[0] < len(self.widths)) & (values[1] != self.ignore_label)
+        ring, truth, guess = (value[counted].astype(np.int64) for value in values)
         for labels, name in ((truth, "ground truth"), (guess, "prediction")):
             if labels.size and (labels.min() < 0 or labels.max() >= self.num_classes):
                 wrong = sorted(set(np.unique(labels)) - set(range(self.num_classes)))
@@ -98,7 +100,7 @@ class BoundaryConfusion:
                     + (f" and {self.ignore_label} (void)" if name == "ground truth" else "")
                 )
         index = (ring * self.num_classes + truth) * self.num_classes + guess
-        self._rings += np.bincount(index, minlength=self._rings.size).reshape(self._rings.shape)
+        self._rings += count(index, lengths[counted], self._rings.size).reshape(self._rings.shape)
 
     def matrices(self) -> np.ndarray:
         """len(widths),C,C counts of all processes; [i, truth, prediction] of the band of ``widths[i]``.

@@ -23,7 +23,8 @@ from .sem_seg import read_label
 
 logger = logging.getLogger(__name__)
 
-_OFFICIAL_NAMES = {
+#: Our names -> those in the result of the official script.
+OFFICIAL_NAMES = {
     "IoU": "averageScoreClasses",
     "iIoU": "averageScoreInstClasses",
     "IoU_sup": "averageScoreCategories",
@@ -138,7 +139,7 @@ class CityscapesSemSegEvaluator(DatasetEvaluator):
         if self._official:
             pairs = [(self._prediction_file(key), truth) for key, truth in self._labels.items()]
             official = semantic_scores(pairs)
-            scores |= {ours: 100 * official[theirs] for ours, theirs in _OFFICIAL_NAMES.items()}
+            scores |= {ours: 100 * official[theirs] for ours, theirs in OFFICIAL_NAMES.items()}
         scores |= boundary
         logger.info("Cityscapes: %s", {k: round(v, 3) for k, v in scores.items() if "-" not in k})
         return OrderedDict(sem_seg=scores)

@@ -19,6 +19,7 @@ import numpy as np
 
 from .cityscapes_official import load
 from .gather import concatenate_over_processes, sum_over_processes
+from .runs import count, runs
 
 
 @dataclass(frozen=True)
@@ -101,20 +102,20 @@ class CityscapesCounts:
         ):
             if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < limit:
                 raise ValueError(f"{name} hold {int(ids.min())}..{int(ids.max())}; allowed are 0..{limit - 1}")
-        pairs = np.bincount((label_ids.astype(np.int64) * labels + prediction).ravel(), minlength=labels**2)
-        self._matrix += pairs.reshape(labels, labels)
-        on_object = instance_ids > 1000
-        self._objects.append(self._count_objects(prediction[on_object], instance_ids[on_object]))
+        lengths, guess, truth, instance = runs(prediction, label_ids, instance_ids)
+        self._matrix += count(truth.astype(np.int64) * labels + guess, lengths, labels**2).reshape(labels, labels)
+        on_object = instance > 1000
+        self._objects.append(self._count_objects(lengths[on_object], guess[on_object], instance[on_object]))
 
-    def _count_objects(self, prediction: np.ndarray, instance_ids: np.ndarray) -> np.ndarray:
+    def _count_objects(self, lengths: np.ndarray, prediction: np.ndarray, instance_ids: np.ndarray) -> np.ndarray:
         """N,4 rows: label id, pixels, pixels predicted as that label, pixels predicted as its category."""
         category, bins = self._table.category, 1000 * len(self._table.names)
         label = instance_ids // 1000
         hit = prediction == label
         category_hit = category[prediction] == category[label]
-        counts = [np.bincount(instance_ids[chosen], minlength=bins) for chosen in (..., hit, category_hit)]
+        counts = [count(instance_ids[chosen], lengths[chosen], bins) for chosen in (..., hit, category_hit)]
         present = np.flatnonzero(counts[0])
-        rows = np.stack([present // 1000, *(count[present] for count in counts)], axis=1)
+        rows = np.stack([present // 1000, *(pixels[present] for pixels in counts)], axis=1)
         return rows[~self._table.ignored[rows[:, 0]]]
 
     def scores(self) -> dict[str, float]:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .gather import sum_over_processes
+from .runs import count, runs
 
 VOID = 0
 
@@ -61,17 +62,17 @@ class PanopticCounts:
         true = {segment["id"]: segment for segment in truth_segments}
         found = {segment["id"]: segment for segment in prediction_segments}
         # pairs[i + 1, j + 1]: pixels on the i-th true and the j-th predicted segment; row and column 0: on none listed.
+        lengths, truth, prediction = runs(truth, prediction)
         true_index, found_index = _positions(truth, [*true]), _positions(prediction, [*found])
-        pairs = np.bincount(
-            (true_index * (len(found) + 1) + found_index).ravel(), minlength=(len(true) + 1) * (len(found) + 1)
-        ).reshape(len(true) + 1, len(found) + 1)
+        shape = len(true) + 1, len(found) + 1
+        pairs = count(true_index * shape[1] + found_index, lengths, shape[0] * shape[1]).reshape(shape)
         area = pairs.sum(axis=0)[1:]
-        self._check_prediction(prediction, found, area)
+        self._check_prediction(lengths, prediction, found, area)
 
         if VOID in true:
             on_void = pairs[1 + [*true].index(VOID), 1:]
         else:
-            on_void = np.bincount(found_index[truth == VOID], minlength=len(found) + 1)[1:]
+            on_void = count(found_index[truth == VOID], lengths[truth == VOID], shape[1])[1:]
         pairs = pairs[1:, 1:]
         true_row = np.array([self._row_of(s) for s in true.values()], int)
         found_row = np.array([self._row_of(s) for s in found.values()], int)
@@ -101,12 +102,14 @@ class PanopticCounts:
         return self._row[segment["category_id"]]
 
     @staticmethod
-    def _check_prediction(prediction: np.ndarray, found: dict[int, dict], area: np.ndarray) -> None:
+    def _check_prediction(
+        lengths: np.ndarray, prediction: np.ndarray, found: dict[int, dict], area: np.ndarray
+    ) -> None:
         if prediction.size and prediction.min() < 0:
             raise ValueError(f"predicted id {prediction.min()} is negative; void is {VOID}")
         if absent := [number for number, pixels in zip(found, area) if not pixels]:
             raise ValueError(f"predicted segment {absent[0]} is listed but has no pixel in the image")
-        if np.count_nonzero(prediction) != sum(pixels for number, pixels in zip(found, area) if number != VOID):
+        if lengths[prediction != VOID].sum() != sum(pixels for number, pixels in zip(found, area) if number != VOID):
             unlisted = sorted(set(np.unique(prediction).tolist()) - found.keys() - {VOID})
             raise ValueError(f"predicted segment {unlisted[0]} is in the image but not listed")
 
@@ -129,9 +132,9 @@ class PanopticCounts:
         }
 
 
-def _positions(image: np.ndarray, ids: list[int]) -> np.ndarray:
-    """H,W: 1 + position of each pixel's id in ``ids``, 0 where it is not among them."""
-    # A table over all ids up to the largest, 256^3 in COCO: memory is taken only for the pages where an id is.
-    table = np.zeros(int(max([image.max(initial=0), *ids])) + 1, np.int64)
-    table[ids] = np.arange(1, len(ids) + 1)
-    return table[image]
+def _positions(values: np.ndarray, ids: list[int]) -> np.ndarray:
+    """1 + position of each value in ``ids``, 0 where it is not among them."""
+    order = np.argsort(np.array(ids, np.int64))
+    known = np.append(np.array(ids, np.int64)[order], np.iinfo(np.int64).max)
+    place = np.searchsorted(known, values)
+    return np.where(known[place] == values, np.append(order, -1)[place] + 1, 0)
