@@ -8,6 +8,7 @@ from .camvid import register_camvid
 from .checks import check_dataset, check_datasets
 from .cityscapes import complete_cityscapes
 from .coco_stuff import register_coco_stuff
+from .coco_subset import register_coco_subsets
 from .loaders import build_test_loader, build_train_loader
 from .mapper import PyramidDatasetMapper
 from .pascal_context import register_pascal_context
@@ -15,6 +16,7 @@ from .shapes import generate_shapes, register_shapes
 
 register_camvid()
 register_coco_stuff()
+register_coco_subsets()
 register_pascal_context()
 register_shapes()
 complete_ade20k()

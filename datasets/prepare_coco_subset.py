@@ -1,0 +1,43 @@
+#!/usr/bin/env python
+"""Write the annotations of a few images of COCO, which a network should be able to learn by heart.
+
+    python datasets/prepare_coco_subset.py [--root FOLDER] [--split train2017] [--number 8] [--min-side 32]
+
+FOLDER (default: coco in $DETECTRON2_DATASETS) holds annotations/instances_<split>.json. Written is
+annotations/instances_<split>_<number>.json: the first images without crowds whose objects all have an area of at least
+min-side squared. coco_2017_train_8 is registered for configs/quickstart/mask_rcnn_FaPN_coco_overfit.yaml.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from fapn_d2.data.catalog import data_root
+from fapn_d2.data.coco_subset import annotation_file, select
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, help="default: coco in $DETECTRON2_DATASETS (datasets/coco)")
+    parser.add_argument("--split", default="train2017", help="train2017 or val2017")
+    parser.add_argument("--number", type=int, default=8, help="of images")
+    parser.add_argument("--min-side", type=float, default=32, help="of the smallest object, in pixels")
+    args = parser.parse_args(arguments)
+    root = args.root or Path(data_root()) / "coco"
+    source = root / "annotations" / f"instances_{args.split}.json"
+    target = root / Path(annotation_file(args.split, args.number)).relative_to("coco")
+    if not source.is_file():
+        raise SystemExit(f"error: {source} is absent; datasets/README.md shows where COCO is expected")
+    try:
+        subset = select(json.loads(source.read_text()), args.number, min_side=args.min_side)
+        unfinished = target.with_name(target.name + ".unfinished")
+        unfinished.write_text(json.dumps(subset))
+        os.replace(unfinished, target)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
+    print(f"{target}: {len(subset['images'])} images with {len(subset['annotations'])} objects")
+
+
+if __name__ == "__main__":
+    main()
