@@ -112,7 +112,8 @@ def draw_selection(ratios: SelectionRatios, path: str | Path) -> None:
         ratios.weights.nan_to_num().tolist(),
     ):
         bars = axes.bar([level.upper() for level in ratios.levels], row, color="#4c78a8", width=0.65)
-        axes.bar_label(bars, fmt="%.2f", fontsize=8, padding=2)
+        if count:
+            axes.bar_label(bars, fmt="%.2f", fontsize=8, padding=2)
         axes.set_title(f"assigned to {name.upper()}\n{count:,} regions", fontsize=9)
         axes.set_ylim(0, 1.15 * top)
         axes.spines[["top", "right"]].set_visible(False)

@@ -109,7 +109,7 @@ def test_without_both_keys_these_are_the_standard_heads():
         assert torch.equal(losses[name], value), name
 
 
-@pytest.mark.parametrize("align", ["deform", "bilinear"])
+@pytest.mark.parametrize("align", ["deform", "flow"])
 def test_combines_with_alignment(align):
     model = toy_detector("MODEL.NECK.ALIGN", align)
     train_step(model, toy_inputs(counts=(2,), size=(70, 101)))

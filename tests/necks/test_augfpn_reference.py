@@ -110,7 +110,7 @@ def test_lateral_initialisation_is_mmdetections():
         assert not conv.bias.any()
 
 
-@pytest.mark.parametrize("align", ["bilinear", "deform"])
+@pytest.mark.parametrize("align", ["bilinear", "deform", "flow"])
 def test_combines_with_other_alignments(align):
     pyramid = toy_pyramid("build_resnet_augfpn_backbone", ALIGN=align)
     out = pyramid(toy_maps(size=(70, 101), batch=1))
