@@ -22,7 +22,6 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import cityscapes as detectron2_cityscapes
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
-from scipy import ndimage
 
 from .conversion import LabelFile, write_png
 from .reading import read_labels
@@ -70,6 +69,8 @@ def panoptic_annotation(file: LabelFile) -> dict:
     Raises:
         ValueError: there are ids that Cityscapes does not have.
     """
+    from scipy import ndimage  # takes a while to import, and only the preparation needs it
+
     ids = read_labels(str(file.source)).astype(np.int64)
     segments = []
     numbers, areas = _present(ids)

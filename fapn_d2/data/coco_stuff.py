@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .catalog import register
+from .catalog import advice, register
 from .conversion import LabelFile
 from .listed import load_listed
 from .palette import palette
@@ -21,7 +21,6 @@ from .palette import palette
 FOLDER = "coco_stuff_10k"
 SPLITS = {"train": 9000, "test": 1000}
 IGNORE_LABEL = 255
-_MEND = "Run datasets/prepare_coco_stuff_10k.py."
 
 # fmt: off
 _THINGS = (
@@ -127,7 +126,7 @@ def register_coco_stuff() -> None:
                     os.path.join(root, FOLDER, "imageLists", f"{split}.txt"),
                     os.path.join(root, FOLDER, "images"),
                     os.path.join(root, FOLDER, f"labels_{number}"),
-                    mend=_MEND,
+                    mend=advice(f"coco_stuff_10k_{number}_sem_seg_{split}"),
                 ),
                 paths={"sem_seg_root": f"{FOLDER}/labels_{number}"},
                 evaluator_type="sem_seg",

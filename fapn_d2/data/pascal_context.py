@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .catalog import register
+from .catalog import advice, register
 from .conversion import LabelFile
 from .listed import load_listed
 from .palette import palette
@@ -22,7 +22,6 @@ from .palette import palette
 FOLDER = "VOCdevkit/VOC2010"
 SPLITS = {"train": 4998, "val": 5105}
 IGNORE_LABEL = 255
-_MEND = "Run datasets/prepare_pascal_context.py."
 
 #: Number in the annotations (``labels.txt``, 459 names) -> name, in the order of the classes 0..58.
 # fmt: off
@@ -73,7 +72,7 @@ def register_pascal_context() -> None:
                 os.path.join(root, FOLDER, "context_59", f"{split}.txt"),
                 os.path.join(root, FOLDER, "JPEGImages"),
                 os.path.join(root, FOLDER, "context_59", "labels"),
-                mend=_MEND,
+                mend=advice(f"pascal_context_59_sem_seg_{split}"),
             ),
             paths={"sem_seg_root": f"{FOLDER}/context_59/labels"},
             evaluator_type="sem_seg",

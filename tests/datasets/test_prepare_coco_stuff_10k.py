@@ -96,7 +96,7 @@ def test_registered_data_sets(download, monkeypatch):
         metadata = MetadataCatalog.get(f"coco_stuff_10k_171_sem_seg_{split}")
         assert metadata.stuff_classes == list(CLASSES[171]) and metadata.ignore_label == 255
         assert metadata.evaluator_type == "sem_seg" and len(metadata.stuff_colors) == 171
-    with pytest.raises(FileNotFoundError, match=r"labels_182 is absent.*Run datasets/prepare_coco_stuff_10k\.py"):
+    with pytest.raises(FileNotFoundError, match=r"labels_182 is absent.*made by datasets/prepare_coco_stuff_10k\.py"):
         DatasetCatalog.get("coco_stuff_10k_182_sem_seg_train")
 
 

@@ -55,7 +55,7 @@ def test_a_list_stands_for_a_complete_split(download, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"2008_000003\.jpg"):
         run("prepare_pascal_context", download)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"context_59/train\.txt is absent\. Run datasets/prepare_pascal"):
+    with pytest.raises(FileNotFoundError, match=r"/train\.txt is absent\. .*datasets/prepare_pascal_context\.py"):
         DatasetCatalog.get("pascal_context_59_sem_seg_train")
 
 
