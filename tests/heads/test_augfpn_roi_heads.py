@@ -4,8 +4,10 @@ import itertools
 
 import pytest
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.structures import Boxes, Instances
 
+from fapn_d2.engine import Checkpointer
 from fapn_d2.heads.shared_mask_targets import SharedMaskTargets
 from fapn_d2.heads.soft_roi_selection import SoftRoISelection
 
@@ -96,6 +98,16 @@ def test_inference_has_nothing_of_it():
     assert not [name for name in plain.state_dict() if "consistent_supervision" in name]
     with pytest.raises(RuntimeError, match="Unexpected key"):
         plain.load_state_dict({**model.state_dict(), "roi_heads.other": torch.zeros(1)}, strict=True)
+
+
+@pytest.mark.parametrize("checkpointer", [DetectionCheckpointer, Checkpointer])
+def test_checkpoints_with_auxiliary_heads_load_without_a_complaint(tmp_path, caplog, checkpointer):
+    model, plain = toy_detector(), toy_detector(*OFF["CS"])
+    torch.nn.init.ones_(model.roi_heads.box_pooler.fusion.gate.bias)
+    torch.save({"model": model.state_dict()}, tmp_path / "trained.pth")
+    checkpointer(plain).load(str(tmp_path / "trained.pth"))
+    assert plain.roi_heads.box_pooler.fusion.gate.bias.eq(1).all()
+    assert "consistent_supervision" not in caplog.text and "not used" not in caplog.text
 
 
 def test_without_both_keys_these_are_the_standard_heads():
