@@ -62,7 +62,6 @@ def alignment_row(record: Alignment, seen: np.ndarray, *, scale: int) -> list[Pi
     ]
     if drawn.colors is not None:
         row.append(Picture(drawn.colors, f"offsets, full colour at {drawn.greatest:.2g} px"))
-        row.append(
-            Picture(drawn.arrows, "offsets as they are" if drawn.gain == 1 else f"offsets, {drawn.gain:g} times")
-        )
+        length = "true length" if drawn.gain == 1 else f"{drawn.gain:g} times as long"
+        row.append(Picture(drawn.arrows, f"offsets, {length}"))
     return row

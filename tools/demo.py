@@ -1,0 +1,32 @@
+#!/usr/bin/env python
+"""Train FaPN and its FPN twin on generated shapes for a few minutes, print their scores, write a page of pictures."""
+
+import argparse
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from fapn_d2.engine import user_errors_as_messages
+from fapn_d2.engine.demo import run_demo, text_table
+from fapn_d2.engine.demo_report import write_report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder for all that is written")
+    parser.add_argument("--shrink", type=float, default=1.0, help="factor on the number of iterations, e.g. 0.1")
+    parser.add_argument("--debug", action="store_true", help="tracebacks for all errors")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys for both networks")
+    args = parser.parse_args()
+    start = time.perf_counter()
+    with user_errors_as_messages(debug=args.debug):
+        twins = run_demo(args.output, shrink=args.shrink, opts=args.opts)
+        print(f"\n{text_table(twins)}\n")
+        command = shlex.join(["python", "tools/demo.py", *sys.argv[1:]])
+        report = write_report(twins, args.output / "report.html", seconds=time.perf_counter() - start, command=command)
+    print(f"{report.resolve()}: open it in any browser ({time.perf_counter() - start:.0f} s in all)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+#!/usr/bin/env python
+"""Draw what a trained pyramid does to images: feature maps before and after each alignment, offset fields, and the
+predictions of one or two networks beside each other. Writes PNGs and one HTML page.
+
+  tools/visualize_alignment.py --config-file output/demo/FaPN/config.yaml --weights output/demo/FaPN/model_final.pth \\
+      --against output/demo/FPN/config.yaml --against-weights output/demo/FPN/model_final.pth
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from fapn_d2.engine import load_config, user_errors_as_messages
+from fapn_d2.engine.alignment_report import Network, choose_records, write_alignment_report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, help="of the network whose alignments are drawn")
+    parser.add_argument("--weights", help="its checkpoint; default MODEL.WEIGHTS")
+    parser.add_argument("--name", default="FaPN", help="its name in the pictures")
+    parser.add_argument("--against", metavar="CONFIG", help="config of another network, shown beside it")
+    parser.add_argument("--against-weights", help="checkpoint of the other network; default MODEL.WEIGHTS")
+    parser.add_argument("--against-name", default="FPN", help="name of the other network")
+    parser.add_argument("--image", nargs="+", default=[], help="files; default: the first ones of DATASETS.TEST")
+    parser.add_argument("--number", type=int, default=3, help="how many of DATASETS.TEST")
+    parser.add_argument("--score", type=float, default=0.5, help="least score of objects that are drawn")
+    parser.add_argument("--output", type=Path, default=Path("output/alignment"), help="folder for PNGs and index.html")
+    parser.add_argument("--debug", action="store_true", help="tracebacks for all errors")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys for both networks")
+    args = parser.parse_args()
+    with user_errors_as_messages(debug=args.debug):
+        networks = [_load(args.name, args.config_file, args.weights, args.opts)]
+        if args.against:
+            networks.insert(0, _load(args.against_name, args.against, args.against_weights, args.opts))
+        records = choose_records(networks[-1].cfg.DATASETS.TEST[0], files=args.image, number=args.number)
+        page = write_alignment_report(networks, records, args.output, least_score=args.score)
+    print(f"{page.resolve()}: open it in any browser")
+
+
+def _load(name: str, config_file: str, weights: str | None, opts: list[str]) -> Network:
+    cfg = load_config(config_file, opts)
+    if weights:
+        cfg.MODEL.WEIGHTS = weights
+    if not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    return Network.load(name, cfg)
+
+
+if __name__ == "__main__":
+    main()
