@@ -66,6 +66,7 @@ def neck_defaults() -> CN:
     # CONTEXT "ppm": pyramid pooling, SFNet's context.
     neck.PYRAMID_POOLING = CN()
     neck.PYRAMID_POOLING.BINS = [1, 2, 3, 6]  # cells along each side
+    neck.PYRAMID_POOLING.KERNEL_SIZE = 1  # of the convolution that joins them; PSPNet has 3
     neck.PYRAMID_POOLING.DROPOUT = 0.1  # probability that a channel is dropped
     neck.PYRAMID_POOLING.ALIGN_CORNERS = True  # of the upsampling of pooled maps
     # CONTEXT "aspp", "dense_aspp", "non_local": SFNet, Table 3, with widths that come near its GFLOPs.
@@ -135,7 +136,7 @@ def _add_heads(cfg: CN) -> None:
     cfg.MODEL.CONSISTENT_SUPERVISION.POST_NMS_TOPK = 1000  # regions an image
 
     # MODEL.SEM_SEG_HEAD.NAME "AlignedDecoderHead" (SFNet) and "SingleLevelHead" (FCN, real-time FaPN). Of Detectron2's
-    # keys they read IN_FEATURES, NUM_CLASSES, CONVS_DIM, NORM, LOSS_WEIGHT and IGNORE_VALUE.
+    # keys they read IN_FEATURES, NUM_CLASSES, CONVS_DIM (0: no hidden layer), NORM, LOSS_WEIGHT and IGNORE_VALUE.
     head = cfg.MODEL.SEM_SEG_HEAD
     head.ALIGN_CORNERS = True  # of every resampling, of logits too
     # What brings coarser levels to the finest one's size before they are concatenated: "bilinear", or "flow" as in the

@@ -8,11 +8,19 @@ import torch
 import yaml
 from detectron2.modeling import build_model
 
+from fapn_d2.engine.complexity import count_flops
 from fapn_d2.engine.ledger import Network, iterate_rows, load_ledgers
 
 LEDGERS = load_ledgers()
 ROWS = {row.id: row for row in iterate_rows(LEDGERS)}
 BUILT = [row_id for row_id, row in ROWS.items() if row.networks]
+
+
+def build(network: Network):
+    cfg = network.load()
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        return build_model(cfg)
 
 
 def parameters(network: Network) -> int:
@@ -21,10 +29,7 @@ def parameters(network: Network) -> int:
 
 @functools.cache  # many rows share a network
 def _parameters(config, overrides):
-    cfg = Network(config, json.loads(overrides)).load()
-    cfg.MODEL.DEVICE = "meta"
-    with torch.device("meta"):
-        return sum(p.numel() for p in build_model(cfg).parameters())
+    return sum(p.numel() for p in build(Network(config, json.loads(overrides))).parameters())
 
 
 @pytest.mark.parametrize("row_id", BUILT)
@@ -34,8 +39,34 @@ def test_networks_have_the_recorded_and_the_printed_size(row_id):
     if "params" in row.measured:
         assert sizes == {"": row.measured["params"]}
     if "params_M" in row.paper:
-        assert sizes[""] / 1e6 == pytest.approx(row.paper["params_M"], abs=row.tolerance["params_M"])
+        printed = row.measured.get("inference_params", sizes.get(""))
+        assert printed / 1e6 == pytest.approx(row.paper["params_M"], abs=row.tolerance["params_M"])
         assert "params" in row.measured
+
+
+COUNTED = [row_id for row_id in BUILT if "gflops" in ROWS[row_id].paper or "inference_params" in ROWS[row_id].measured]
+
+
+@pytest.mark.parametrize("row_id", COUNTED)
+def test_networks_have_the_recorded_and_the_printed_flops(row_id):
+    row = ROWS[row_id]
+    got = _complexity(
+        row.network.config,
+        json.dumps(row.network.overrides, sort_keys=True),
+        row.flops_size or (1024, 1024),
+        row.flops_convention,
+    )
+    if "inference_params" in row.measured:
+        assert got.parameters == row.measured["inference_params"]
+    if "gflops" in row.paper:
+        assert got.total / 1e9 == pytest.approx(row.measured["gflops"], abs=0.005)
+        assert got.total / 1e9 == pytest.approx(row.paper["gflops"], abs=row.tolerance["gflops"])
+
+
+@functools.cache
+def _complexity(config, overrides, size, convention):
+    model = build(Network(config, json.loads(overrides))).eval()
+    return count_flops(model, [{"image": torch.zeros(3, *size)}], convention=convention)
 
 
 # facts of the official code and the paper, Table 1, in millions as printed and as counted

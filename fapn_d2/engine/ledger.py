@@ -5,6 +5,7 @@ A ledger is a YAML file::
     paper: fapn
     title: what the paper is called
     tolerance: {params_M: 0.05, gflops: 0.1}    how far a network's size may be from the printed one
+    flops_convention: macs                      how the paper counts: a name in complexity.py
     tables:
     - name: Table 1
       about: what the table compares, on which data
@@ -18,7 +19,9 @@ A ledger is a YAML file::
         paper: {params_M: 31.7, mIoU: 79.7}     as printed, in the paper's units
         tolerance: {params_M: 0.14}             only where the row's own differs
         flops_size: [768, 1536]                 height and width, in pixels, of the image that GFLOPs are printed for
+        flops_convention: 2macs                 only where the row's own differs
         measured: {params: 31698926, gflops: 1.2, runs: [{seed: 1, metrics: {mIoU: 79.5}, device: ..., commit: ...}]}
+                                                with inference_params where branches for training only are not printed
         note: what is doubtful, and which reading was taken
 
 A row that two tables print is one config named twice.
@@ -34,6 +37,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
+from .complexity import CONVENTIONS
 from .config_loading import load_config
 from .ledger_fields import (
     LEDGER_FIELDS,
@@ -79,6 +83,7 @@ class Row:
     tolerance: Mapping[str, float]
     pending: str = ""
     flops_size: tuple[int, int] | None = None
+    flops_convention: str = "macs"
     measured: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
 
@@ -181,6 +186,9 @@ def _row(content: Any, table: dict, ledger: dict, path: Path) -> Row:
         raise ValueError(f"{where}: flops_size is [height, width] in pixels, got {size}")
     if "gflops" in content["paper"] and "pending" not in content and size is None:
         raise ValueError(f"{where} prints gflops; say for which image by flops_size: [height, width]")
+    convention = content.get("flops_convention", ledger.get("flops_convention", "macs"))
+    if convention not in CONVENTIONS:
+        raise ValueError(f"{where}: flops_convention {convention!r} is not one of {', '.join(CONVENTIONS)}")
     return Row(
         id=content["id"],
         table=table["name"],
@@ -191,6 +199,7 @@ def _row(content: Any, table: dict, ledger: dict, path: Path) -> Row:
         tolerance=numbers({**ledger.get("tolerance", {}), **content.get("tolerance", {})}, where),
         pending=content.get("pending", ""),
         flops_size=tuple(size) if size else None,
+        flops_convention=convention,
         measured=measured,
         note=content.get("note", ""),
     )

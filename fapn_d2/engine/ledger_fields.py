@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-LEDGER_FIELDS = {"paper": str, "title": str, "tolerance": dict, "tables": list}
+LEDGER_FIELDS = {"paper": str, "title": str, "tolerance": dict, "flops_convention": str, "tables": list}
 TABLE_FIELDS = {"name": str, "about": str, "rows": list}
 ROW_FIELDS = {
     "id": str,
@@ -16,11 +16,12 @@ ROW_FIELDS = {
     "paper": dict,
     "tolerance": dict,
     "flops_size": list,
+    "flops_convention": str,
     "measured": dict,
     "note": str,
 }
 NETWORK_FIELDS = {"config": str, "overrides": dict}
-MEASURED_FIELDS = {"params": int, "gflops": float, "runs": list}
+MEASURED_FIELDS = {"params": int, "inference_params": int, "gflops": float, "runs": list}
 RUN_FIELDS = {"seed": int, "metrics": dict, "device": str, "commit": str, "config_hash": str}
 
 

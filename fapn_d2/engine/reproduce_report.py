@@ -47,7 +47,8 @@ def numbers_of(row: Row, records: Sequence[Record]) -> dict[str, Number]:
         row: its own ``measured`` counts, too.
         records: those of this row's networks, see :func:`records_of`.
     """
-    sizes = {"params_M": row.measured.get("params", 0) / 1e6, "gflops": row.measured.get("gflops", 0)}
+    parameters = row.measured.get("inference_params") or row.measured.get("params", 0)
+    sizes = {"params_M": parameters / 1e6, "gflops": row.measured.get("gflops", 0)}
     numbers = {}
     for metric, printed in row.paper.items():
         ours = [sizes[metric]] if sizes.get(metric) else []

@@ -32,7 +32,8 @@ class AlignedDecoderHead(nn.Module):
     Args:
         input_shape: channels and stride of the levels that are read, finest first.
         num_classes: K.
-        channels: D.
+        channels: D; 0: no hidden layer, the classifier reads the concatenated levels (PSPNet, whose last hidden layer is
+            that of its pyramid pooling).
         norm: name for Detectron2's ``get_norm``.
         loss: (logits, target) -> scalar; see ``fapn_d2.layers.losses``.
         loss_weight: factor on all losses.
@@ -88,8 +89,8 @@ class AlignedDecoderHead(nn.Module):
         else:
             self.aligns = None
         width = sum(shape.channels for shape in input_shape.values())
-        self.fuse = conv_norm_relu(width, channels, kernel_size=3, norm=norm)
-        self.predictor = Conv2d(channels, num_classes, kernel_size=1)
+        self.fuse = conv_norm_relu(width, channels, kernel_size=3, norm=norm) if channels else nn.Identity()
+        self.predictor = Conv2d(channels or width, num_classes, kernel_size=1)
         self.auxiliary = nn.ModuleDict(
             {
                 s.feature: AuxiliaryClassifier(s.in_channels, s.channels, num_classes, norm=norm, dropout=dropout)

@@ -59,14 +59,14 @@ class PooledBranch(nn.Module):
 
 
 class PyramidPooling(nn.Module):
-    """Context of several sizes beside each pixel: [pooled maps, x] -> 1x1 convolution, norm, ReLU, dropout.
+    """Context of several sizes beside each pixel: [pooled maps, x] -> convolution, norm, ReLU, dropout.
 
-    Departures of SFNet's official code from PSPNet, followed here: branches of D channels without ReLU, and a 1x1
-    convolution where PSPNet has a 3x3.
+    As in SFNet's official code branches have D channels and no ReLU.
 
     Args:
         in_channels, out_channels: C and D.
         bins: cells along each side, one branch each, concatenated in this order before ``x``.
+        kernel_size: of the last convolution: 1 in SFNet's official code, 3 in PSPNet.
         norm: name for Detectron2's ``get_norm``; convolutions have a bias where it is "".
         dropout: probability that a whole channel of the result is dropped in training.
         align_corners: of the bilinear resampling of pooled maps.
@@ -80,6 +80,7 @@ class PyramidPooling(nn.Module):
         out_channels: int,
         *,
         bins: Sequence[int] = (1, 2, 3, 6),
+        kernel_size: int = 1,
         norm: str = "BN",
         dropout: float = 0.1,
         align_corners: bool = True,
@@ -88,7 +89,8 @@ class PyramidPooling(nn.Module):
         self.branches = nn.ModuleList(
             PooledBranch(in_channels, out_channels, bins=b, norm=norm, align_corners=align_corners) for b in bins
         )
-        self.bottleneck = conv_norm_relu(in_channels + len(bins) * out_channels, out_channels, norm=norm)
+        width = in_channels + len(bins) * out_channels
+        self.bottleneck = conv_norm_relu(width, out_channels, kernel_size=kernel_size, norm=norm)
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: Tensor) -> Tensor:

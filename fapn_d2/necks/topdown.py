@@ -14,8 +14,8 @@ from .registry import Level
 from .strategies.merge import Merge
 
 #: What ``extra_outputs`` may name. "lateral": the map that goes into the merge, before any context is added, as
-#: ``lateral<stage>``; "merged": the map that goes down to the next level, as ``merged<stage>``; "bottom_up": C_i under
-#: the bottom-up network's own name.
+#: ``lateral<stage>``; "merged": the map that goes down to the next level, as ``merged<stage>``; "bottom_up": all
+#: maps of the bottom-up network under its own names.
 EXTRA_OUTPUTS = ("lateral", "merged", "bottom_up")
 
 
@@ -112,7 +112,9 @@ class TopDownPyramid(Backbone):
             merged = self._coarsest(context, lateral, fine) if merged is None else self._merge(i, fine, merged)
             pyramid[f"p{level.stage}"] = self._part("output", level)(merged)
             if self.training:
-                extra |= self._extra(level, c, fine if lateral is not None else None, merged)
+                extra |= self._extra(level, fine if lateral is not None else None, merged)
+        if self.training and "bottom_up" in self.extra_outputs:
+            extra |= maps
         if self.top_block is not None:
             name = self.top_block.in_feature
             source = maps[name] if name in maps else pyramid[name]
@@ -130,14 +132,13 @@ class TopDownPyramid(Backbone):
         level = self.levels[i]
         return self.merges[i].apply(fine, coarse, self._part("align", level), self._part("fuse", level))
 
-    def _extra(self, level: Level, c, lateral, merged) -> dict[str, torch.Tensor]:
-        kinds = {
-            "lateral": (f"lateral{level.stage}", lateral),
-            "merged": (f"merged{level.stage}", merged),
-            "bottom_up": (level.feature, c),
+    def _extra(self, level: Level, lateral, merged) -> dict[str, torch.Tensor]:
+        kinds = {"lateral": lateral, "merged": merged}
+        return {
+            f"{kind}{level.stage}": value
+            for kind, value in kinds.items()
+            if kind in self.extra_outputs and value is not None
         }
-        named = (kinds[kind] for kind in self.extra_outputs)
-        return {name: value for name, value in named if value is not None}
 
     def _part(self, part: str, level: Level) -> nn.Module | None:
         return getattr(self, f"fpn_{part}{level.stage}", None)

@@ -67,6 +67,7 @@ ERRORS = [
     (ROW | {"overrides": ["KEY", 1]}, "overrides must be a dict, got ['KEY', 1]"),
     (ROW | {"paper": {"gflops": 1.0}}, "prints gflops; say for which image by flops_size: [height, width]"),
     (ROW | {"flops_size": [512]}, "flops_size is [height, width] in pixels, got [512]"),
+    (ROW | {"flops_convention": "gmacs"}, "flops_convention 'gmacs' is not one of macs, 2macs, conv_macs, sfnet"),
     (ROW | {"measured": {"parameters": 1}}, "measured: unknown field 'parameters'"),
     (ROW | {"measured": {"runs": [{"seed": 1}]}}, "measured run lacks metrics"),
     ({"id": "toy.t1.a", "method": "A", "pending": "p", "paper": {}, "overrides": {}}, "has overrides but no config"),

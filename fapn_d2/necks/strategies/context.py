@@ -45,6 +45,7 @@ def ppm(level, neck):
             level.in_channels,
             level.out_channels,
             bins=options.BINS,
+            kernel_size=options.KERNEL_SIZE,
             norm=level.norm,
             dropout=options.DROPOUT,
             align_corners=options.ALIGN_CORNERS,
