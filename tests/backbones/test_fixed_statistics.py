@@ -26,8 +26,8 @@ def test_statistics_stay_and_the_rest_trains():
     network = build_resnet_fixed_statistics_backbone(resnet_cfg(), ShapeSpec(channels=3))
     plain = build_resnet_backbone(resnet_cfg(), ShapeSpec(channels=3)).eval()
     plain.load_state_dict(network.state_dict(), strict=True)
-    image = torch.randn(2, 3, 64, 64)
-    for mode in (True, False, True):
+    image = torch.randn(2, 3, 32, 32)
+    for mode in (False, True):
         out = network.train(mode)(image)
     assert list(out) == ["res2", "res5"]
     for name, value in plain(image).items():
