@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fapn_d2.engine import reproduce
-from fapn_d2.engine.ledger import load_ledger, load_ledgers
+from fapn_d2.engine.ledger import find_row, load_ledger, load_ledgers
 from fapn_d2.engine.paper_metrics import ELSEWHERE, PLACES, find
 from fapn_d2.engine.reproduce import jobs_of, run_job
 from fapn_d2.engine.reproduce_report import Number, numbers_of, report, to_html, to_markdown
@@ -184,6 +184,19 @@ def test_every_number_of_the_ledgers_has_a_place():
             for metric in row.paper if row.networks else ():
                 own = {metric} | {metric.removesuffix(f"_{name}") for name in row.networks}
                 assert own & (PLACES.keys() | ELSEWHERE.keys()), f"{row.id}: {metric}"
+
+
+def test_rows_that_are_one_network_have_one_hash():
+    """What the papers print twice, by other overrides or the same, is trained once."""
+    ledgers = load_ledgers()
+    for same in (
+        ("fapn.t1.fapn_r50", "fapn.t2.fapn_r50", "fapn.t4.pointrend_r50_fapn"),
+        ("augfpn.t2.cs", "augfpn.t3.all_0_25"),
+        ("augfpn.t2.rfa", "augfpn.t4.asf_raap_123"),
+        ("augfpn.t2.srs", "augfpn.t5.srs_asf"),
+        ("augfpn.t2.baseline", "augfpn.t3.none", "augfpn.t4.baseline", "augfpn.t5.baseline"),
+    ):
+        assert len({config_hash(find_row(ledgers, row).network.load()) for row in same}) == 1, same
 
 
 def test_texts(ledger, tmp_path):
