@@ -190,6 +190,13 @@ def test_sfnets_parameters():
     assert trained / 1e6 == pytest.approx(13.47, abs=0.005)
 
 
+def test_pspnet_beside_them():
+    """Table 7: 65.7 M and 2128.2."""
+    got = count("sfnet/semantic_R_101_PSPNet_cityscapes.yaml", (1024, 1024), "sfnet")
+    assert got.parameters == 65_707_475
+    assert got.total / 1e9 == pytest.approx(2128.2, rel=0.002)
+
+
 # FaPN, Table I: what is changed, parameters in millions, multiply-adds in thousands of millions
 TABLE_I = [
     ("realtime_R_18_FPN_cityscapes", {}, 11.4, 44.5),

@@ -1,0 +1,60 @@
+"""Parameters and operations of a config's network, module by module."""
+
+from dataclasses import dataclass
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.modeling.meta_arch import SemanticSegmentor
+from tabulate import tabulate
+
+from .complexity import Complexity, count_flops
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A network's size; modules by qualified name, with their children in them."""
+
+    parameters: dict[str, int]  #: by module; "" is the whole network
+    trainable: int
+    complexity: Complexity
+
+    def table(self, depth: int) -> str:
+        """Modules down to ``depth`` dots in their names, with thousands of millions of operations, then the sums."""
+        total, flops = self.parameters[""], self.complexity
+        rows = []
+        for name, count in self.parameters.items():
+            operations = flops.by_module.get(name, 0)
+            if name and name.count(".") < depth and (count or operations):
+                rows.append((name, f"{count:,}", f"{operations / 1e9:.3f}", f"{operations / max(flops.total, 1):.1%}"))
+        rows.append(("all", f"{total:,}", f"{flops.total / 1e9:.3f}", ""))
+        table = tabulate(rows, ("module", "parameters", "G", "share"), colalign=("left", "right", "right", "right"))
+        return f"{table}\n{self.trainable:,} parameters are trained, {flops.parameters:,} are read in inference"
+
+
+def analyze(cfg: CfgNode, *, size: tuple[int, int], convention: str = "macs") -> Analysis:
+    """Build the network of ``cfg`` and run it once on an image of ``size`` (height, width), in evaluation.
+
+    Networks that only segment are built and run on the meta device, which takes neither memory nor time. Detectors need
+    numbers to choose regions: they run on the CPU, with random weights and the regions that these happen to find.
+
+    Raises:
+        ValueError: ``size`` is not positive, or as ``count_flops``.
+    """
+    if min(size) < 1:
+        raise ValueError(f"the image must have a positive height and width in pixels, got {size[0]} x {size[1]}")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(cfg)
+    image = torch.zeros(3, *size)
+    if not isinstance(model, SemanticSegmentor):
+        cfg.MODEL.DEVICE = "cpu"
+        model = build_model(cfg)
+        image = torch.randint(0, 256, (3, *size)).float()
+    return Analysis(
+        parameters={name: sum(p.numel() for p in module.parameters()) for name, module in model.named_modules()},
+        trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        complexity=count_flops(model.eval(), [{"image": image}], convention=convention),
+    )
