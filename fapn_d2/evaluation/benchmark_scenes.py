@@ -9,6 +9,8 @@ from PIL import Image
 from .cityscapes_counts import label_table
 from .panoptic import write_segment_ids
 
+#: Stem of the first street scene.
+FIRST = "town_000000_000019"
 _STUFF = (7, 8, 11, 12, 13, 17, 20, 21, 22, 23, 4)
 _OBJECTS = (24, 24, 25, 26, 26, 26, 27, 28, 33)
 

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from PIL import Image
@@ -19,7 +20,7 @@ from .cityscapes_counts import CityscapesCounts, label_table
 from .cityscapes_files import ground_truth_files, image_key
 from .cityscapes_official import semantic_scores
 from .gather import concatenate_over_processes, require_every_image
-from .sem_seg import read_label
+from .sem_seg import class_map, read_label
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class CityscapesSemSegEvaluator(DatasetEvaluator):
                     f"the network predicts {scores.shape[0]} classes, Cityscapes has {len(self._table.label_id)}: set "
                     f"MODEL.SEM_SEG_HEAD.NUM_CLASSES {len(self._table.label_id)}"
                 )
-            train_ids = scores.argmax(dim=0).cpu().numpy().astype(np.uint8)
+            train_ids = class_map(scores).to(torch.uint8).cpu().numpy()
             try:
                 self._count(train_ids, read_label(self._labels[key]), read_label(self._instances[key]))
             except ValueError as error:

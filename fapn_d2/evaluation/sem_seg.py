@@ -41,6 +41,12 @@ def confusion_matrix(prediction: torch.Tensor, truth: torch.Tensor, num_classes:
     return counts.reshape(num_classes, num_classes + 1)[:, :-1].cpu()
 
 
+def class_map(scores: torch.Tensor) -> torch.Tensor:
+    """(H, W) int64 class with the highest of (K, H, W) scores."""
+    # argmax, for one and the same result, takes almost three times as long on the CPU
+    return scores.max(dim=0).indices
+
+
 def scores(matrix: np.ndarray, class_names: list[str]) -> dict[str, float]:
     """Percentages under Detectron2's names: mIoU, fwIoU, mACC, pACC, and IoU-<class>, ACC-<class>.
 
@@ -164,7 +170,7 @@ class SemSegEvaluator(DatasetEvaluator):
                     f"label {path} holds {values[:5]}; allowed are 0 to {classes - 1} and {self._ignore} (not labelled)"
                 )
             truth[ignored] = classes
-            prediction = score.argmax(dim=0)
+            prediction = class_map(score)
             self._matrix += confusion_matrix(prediction, truth, classes)
             if self._boundary:
                 self._boundary.update(prediction.cpu().numpy(), label)

@@ -10,7 +10,7 @@ from detectron2.evaluation import SemSegEvaluator as Detectron2SemSegEvaluator
 from PIL import Image
 
 from fapn_d2.evaluation import SemSegEvaluator
-from fapn_d2.evaluation.sem_seg import confusion_matrix, scores
+from fapn_d2.evaluation.sem_seg import class_map, confusion_matrix, scores
 
 CLASSES = ["sky", "road", "car", "never"]
 
@@ -70,6 +70,11 @@ def test_reset_forgets(dataset):
         evaluator.process([record], [output])
     evaluator.reset()
     assert np.isnan(evaluator.evaluate()["sem_seg"]["mIoU"])
+
+
+def test_class_map_is_argmax():
+    scores = torch.randn(7, 20, 30).round(decimals=1)  # with ties
+    assert torch.equal(class_map(scores), scores.argmax(dim=0))
 
 
 def test_hand_numbers():
