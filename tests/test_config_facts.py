@@ -158,6 +158,46 @@ EXPECTED = {
     "pointrend_semantic_R_50_{}_cityscapes": POINTREND_SEMANTIC | DEPTH[50],
     "pointrend_semantic_R_101_{}_cityscapes": POINTREND_SEMANTIC | DEPTH[101],
 }
+# Tables 8 and I: Appendix B of the paper, which has no official files
+REALTIME = {
+    "MODEL.NECK.LATERAL": "feature_selection",
+    "MODEL.NECK.FUSE": "concat",
+    "MODEL.NECK.OUTPUT": "identity",
+    "MODEL.NECK.DEFORM.UPSAMPLE": "nearest",
+    "MODEL.FPN.IN_FEATURES": ["res3", "res4", "res5"],
+    "MODEL.FPN.OUT_CHANNELS": 128,
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["p3"],
+    "SOLVER.OPTIMIZER": "SGD",
+    "SOLVER.MOMENTUM": 0.9,
+    "SOLVER.WEIGHT_DECAY": 5e-4,
+    "SOLVER.IMS_PER_BATCH": 16,
+    "SOLVER.BASE_LR": 0.01,
+    "SOLVER.LR_SCHEDULER_NAME": "WarmupPolyLR",
+    "SOLVER.POLY_LR_POWER": 0.9,
+    "SOLVER.POLY_LR_CONSTANT_ENDING": 0.0,
+    "SOLVER.WARMUP_ITERS": 0,
+    "INPUT.RANDOM_FLIP": "horizontal",
+    "INPUT.SCALE_CROP.ENABLED": True,
+    "INPUT.SCALE_CROP.SCALES": [0.75, 1.0, 1.25, 1.5, 1.75, 2.0],
+    "INPUT.SCALE_CROP.SAMPLING": "choice",
+    "TEST.AUG.ENABLED": False,
+}
+REALTIME_DATA = {
+    "cityscapes": {
+        "DATASETS.TRAIN": ["cityscapes_fine_sem_seg_train"],
+        "DATASETS.TEST": ["cityscapes_fine_sem_seg_val"],
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 19,
+        "INPUT.SCALE_CROP.SIZE": [768, 1536],
+        "SOLVER.MAX_ITER": 40000,
+    },
+    "coco_stuff": {
+        "DATASETS.TRAIN": ["coco_stuff_10k_171_sem_seg_train"],
+        "DATASETS.TEST": ["coco_stuff_10k_171_sem_seg_test"],
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 171,
+        "INPUT.SCALE_CROP.SIZE": [640, 640],
+        "SOLVER.MAX_ITER": 20000,
+    },
+}
 # ours -> Detectron2's file of the same network with FPN; the authors changed the name of the backbone and nothing else
 MODEL_ZOO = {
     "faster_rcnn_R_50_FPN_1x": "COCO-Detection/faster_rcnn_R_50_FPN_1x",
@@ -185,6 +225,14 @@ def effective(name):
 def test_values_of_the_official_files(name, neck):
     found = effective(name.format(neck))
     expected = COMMON | EXPECTED[name] | {"MODEL.NECK.PRESET": neck.lower()}
+    assert {key: found[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("data", REALTIME_DATA)
+@pytest.mark.parametrize("depth", [18, 34])
+def test_values_of_appendix_b(depth, data):
+    found = effective(f"realtime_R_{depth}_FaPN_{data}")
+    expected = REALTIME | REALTIME_DATA[data] | {"MODEL.RESNETS.DEPTH": depth}
     assert {key: found[key] for key in expected} == expected
 
 
