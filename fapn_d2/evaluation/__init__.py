@@ -1,6 +1,20 @@
 """Scores of predictions: which evaluator a data set needs, and those that Detectron2 lacks."""
 
+from .boundary_iou import BoundaryConfusion
 from .build import EVALUATORS, build_evaluator
+from .cityscapes import CityscapesSemSegEvaluator
+from .cityscapes_instance import CityscapesInstanceEvaluator
+from .coco import FastCOCOEvaluator
+from .panoptic import PanopticEvaluator
 from .sem_seg import SemSegEvaluator
 
-__all__ = ["EVALUATORS", "SemSegEvaluator", "build_evaluator"]
+__all__ = [
+    "EVALUATORS",
+    "BoundaryConfusion",
+    "CityscapesInstanceEvaluator",
+    "CityscapesSemSegEvaluator",
+    "FastCOCOEvaluator",
+    "PanopticEvaluator",
+    "SemSegEvaluator",
+    "build_evaluator",
+]

@@ -3,24 +3,29 @@
 import importlib.util
 import itertools
 import json
+import logging
 import os
 import warnings
 
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.file_io import PathManager
 
+logger = logging.getLogger(__name__)
+
 
 class FastCOCOEvaluator(COCOEvaluator):
     """Detectron2's ``COCOEvaluator`` with hotcoco, which gives pycocotools' numbers, for boxes and masks.
 
     Arguments and results are the parent's: AP, AP50, AP75, APs, APm, APl and the AP of each class, for "bbox" and
-    "segm". Without hotcoco, and for keypoints, everything is the parent's.
+    "segm". Without hotcoco, for keypoints, and where hotcoco cannot read the annotations (it wants whole numbers as
+    image ids, for example), everything is the parent's.
     """
 
     def _eval_predictions(self, predictions: list[dict], img_ids: list[int] | None = None) -> None:
         results = list(itertools.chain.from_iterable(p["instances"] for p in predictions))
         tasks = sorted(self._tasks or self._tasks_from_predictions(results))
-        if not results or not self._do_evaluation or "keypoints" in tasks or not hotcoco_installed():
+        truth = self._truth() if results and self._do_evaluation and "keypoints" not in tasks else None
+        if truth is None:
             super()._eval_predictions(predictions, img_ids)
             return
         results = self._in_dataset_ids(results)
@@ -28,10 +33,23 @@ class FastCOCOEvaluator(COCOEvaluator):
             with PathManager.open(os.path.join(self._output_dir, "coco_instances_results.json"), "w") as file:
                 json.dump(results, file)
         for task in tasks:
-            scored = self._score(results, task, img_ids)
+            scored = self._score(truth, results, task, img_ids)
             self._results[task] = self._derive_coco_results(
                 scored, task, class_names=self._metadata.get("thing_classes")
             )
+
+    def _truth(self):
+        """The annotations as hotcoco's ``COCO``, or None."""
+        if not hotcoco_installed():
+            return None
+        import hotcoco
+
+        path = PathManager.get_local_path(self._metadata.json_file)
+        try:
+            return hotcoco.COCO(path)
+        except ValueError as error:
+            logger.warning("hotcoco cannot read %s (%s); pycocotools scores instead, which takes longer", path, error)
+            return None
 
     def _in_dataset_ids(self, results: list[dict]) -> list[dict]:
         if not hasattr(self._metadata, "thing_dataset_id_to_contiguous_id"):
@@ -45,13 +63,12 @@ class FastCOCOEvaluator(COCOEvaluator):
             )
         return [{**r, "category_id": dataset_id[r["category_id"]]} for r in results]
 
-    def _score(self, results: list[dict], task: str, img_ids: list[int] | None):
+    def _score(self, truth, results: list[dict], task: str, img_ids: list[int] | None):
         import hotcoco
 
         if task == "segm":
             # With a box the size of an object would be the box's; masks are small, medium and large by their own area.
             results = [{k: v for k, v in r.items() if k != "bbox"} for r in results]
-        truth = hotcoco.COCO(PathManager.get_local_path(self._metadata.json_file))
         scored = hotcoco.COCOeval(truth, truth.loadRes(results), task)
         scored.params.maxDets = list(self._max_dets_per_image)
         if img_ids is not None:

@@ -109,6 +109,27 @@ def test_pycocotools_steps_in(dataset, monkeypatch):
     assert_equal(run(FastCOCOEvaluator(name, use_fast_impl=False), batch), theirs)
 
 
+def test_annotations_that_hotcoco_cannot_read(hotcoco, tmp_path, caplog):
+    """Names as image ids, which pycocotools allows."""
+    box = {"image_id": "a.jpg", "category_id": 1, "bbox": [1, 1, 5, 5]}
+    annotations = {
+        "info": {},
+        "images": [{"id": "a.jpg", "height": 9, "width": 9}],
+        "annotations": [{"id": 1, "area": 25, "iscrowd": 0, **box}],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    (tmp_path / "names.json").write_text(json.dumps(annotations))
+    name = "toy_coco_names"
+    MetadataCatalog.get(name).set(json_file=str(tmp_path / "names.json"), thing_classes=["a"])
+    MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id = {1: 0}
+    found = Instances((9, 9), pred_classes=torch.zeros(1).long(), scores=torch.ones(1))
+    found.pred_boxes = Boxes(torch.tensor([[1.0, 1, 6, 6]]))
+    ours = run(FastCOCOEvaluator(name, use_fast_impl=False), [({"image_id": "a.jpg"}, found)])
+    assert ours["bbox"]["AP"] == pytest.approx(100)
+    assert "hotcoco cannot read" in caplog.text and "pycocotools scores instead" in caplog.text
+    MetadataCatalog.remove(name)
+
+
 def test_nothing_found(dataset):
     name, annotations = dataset
     empty = Instances(
