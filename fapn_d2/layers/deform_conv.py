@@ -3,7 +3,8 @@
 Letters: N images, C input and O output channels, H x W input and h x w output size, K = kh*kw taps, G offset groups.
 
 The operator ``fapn_d2::modulated_deform_conv2d`` has kernels of its own for CPU (deform_conv_cpu.py) and CUDA
-(deform_conv_triton.py); `set_backend` chooses between them and torchvision's, which computes the same.
+(deform_conv_triton.py); where those cannot run, or where `set_backend` or the environment variable FAPN_DEFORM_CONV
+says so, torchvision's operator computes the same.
 """
 
 import math
@@ -11,22 +12,12 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
-from torchvision.ops import deform_conv2d
 
+from . import deform_conv_torchvision
+from .deform_conv_backend import get_backend, set_backend
 from .deform_conv_op import operator, output_size
 
-BACKENDS = ("auto", "torchvision")
-_backend = "auto"
-
-
-def set_backend(name: str) -> str:
-    """Choose who computes: "auto" (this project's kernels where they run) or "torchvision". Returns the previous
-    choice, so that it can be put back. Holds for the process. Raises ValueError for other names."""
-    global _backend
-    if name not in BACKENDS:
-        raise ValueError(f"unknown backend {name!r} of the deformable convolution: choose one of {', '.join(BACKENDS)}")
-    previous, _backend = _backend, name
-    return previous
+__all__ = ["ModulatedDeformConv2d", "modulated_deform_conv2d", "set_backend"]
 
 
 def modulated_deform_conv2d(
@@ -62,7 +53,8 @@ def modulated_deform_conv2d(
     """
     stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
     _check_shapes(x, offset, mask, weight, bias, stride, padding, dilation)
-    if _prefer_torchvision(x):
+    # ONNX knows torchvision's operator, not ours.
+    if get_backend() == "torchvision" or torch.onnx.is_in_onnx_export():
         return _torchvision(x, offset, mask, weight, bias, stride, padding, dilation)
     return operator(x, offset, mask, weight, bias, stride, padding, dilation)
 
@@ -154,19 +146,10 @@ def _check_shapes(x, offset, mask, weight, bias, stride, padding, dilation) -> N
         )
 
 
-def _prefer_torchvision(x: Tensor) -> bool:
-    if _backend == "torchvision":
-        return True
-    # ONNX knows torchvision's operator, not ours. On other devices than the CPU there is only torchvision's.
-    return torch.onnx.is_in_onnx_export() or x.device.type not in ("cpu", "meta")
-
-
 def _torchvision(x, offset, mask, weight, bias, stride, padding, dilation) -> Tensor:
-    """torchvision's operator with our rules for precision; it has kernels for float32 and float64 on every device."""
+    """torchvision's own operator in the graph, not ours, with our rules for autocast."""
     device_type = x.device.type
-    dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x.dtype
-    working = torch.float64 if x.dtype == torch.float64 else torch.float32
-    x, offset, mask, weight, bias = (t if t is None else t.to(working) for t in (x, offset, mask, weight, bias))
+    autocast = torch.is_autocast_enabled(device_type) and x.dtype != torch.float64
+    dtype = torch.get_autocast_dtype(device_type) if autocast else x.dtype
     with torch.autocast(device_type, enabled=False):
-        out = deform_conv2d(x, offset, weight, bias, stride, padding, dilation, mask)
-    return out if working == torch.float64 else out.to(dtype)
+        return deform_conv_torchvision.forward(x, offset, mask, weight, bias, stride, padding, dilation).to(dtype)

@@ -17,13 +17,14 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import deform_conv2d
+
+from .deform_conv_torchvision import at_least_float32
 
 #: Size of the columns of one piece. Larger pieces leave the L2/L3 cache (and the allocator's reuse), smaller ones pay
 #: the overhead of more calls; between 2 and 16 MiB the time is flat.
 PIECE_BYTES = 8 * 2**20
 
-#: Column elements below which `forward` and `backward` leave the work to torchvision, see `_is_small`.
+#: Column elements below which `is_small` holds.
 SMALL_FORWARD, SMALL_BACKWARD = 50_000, 12_000
 
 # Zero rows and columns before and after the map. Coordinates are clamped to [-2, H] x [-2, W], where all four
@@ -179,38 +180,20 @@ def _as_weight(matrix: Tensor, like: Tensor, groups: int) -> Tensor:
     return matrix.view(o, groups, -1, c // groups).transpose(2, 3).reshape(like.shape)
 
 
-def _is_small(x: Tensor, offset: Tensor, weight: Tensor, limit: float) -> bool:
+def is_small(x: Tensor, offset: Tensor, weight: Tensor, *, backward: bool) -> bool:
     """Whether torchvision is faster: it pays for every column, this file a little for every row of the table it reads
     and a fixed cost of some thirty calls."""
     n, offset_channels, out_h, out_w = offset.shape
     taps = weight.shape[2] * weight.shape[3]
     rows, groups = n * out_h * out_w * taps, offset_channels // (2 * taps)
+    limit = SMALL_BACKWARD if backward else SMALL_FORWARD
     return rows > 0 and rows * (x.shape[1] - 2 * groups) < limit  # torchvision refuses an empty batch
-
-
-def _small_backward(grad, x, offset, mask, weight, stride, padding, dilation) -> tuple[Tensor, ...]:
-    """torchvision's backward pass, by the operator that its autograd calls: there is no other way to it from here."""
-    no_mask, no_bias = x.new_zeros(len(x), 1), x.new_zeros(len(weight))
-    modulation = no_mask if mask is None else mask
-    groups = offset.shape[1] // (2 * weight.shape[2] * weight.shape[3])
-    grad_x, grad_weight, grad_offset, grad_mask, _ = torch.ops.torchvision._deform_conv2d_backward(
-        grad, x, weight, offset, modulation, no_bias, *stride, *padding, *dilation, 1, groups, mask is not None
-    )
-    return grad_x, grad_offset, grad_mask, grad_weight
-
-
-def _working(dtype: torch.dtype, *tensors: Tensor | None) -> list[Tensor | None]:
-    """Tensors in the precision of the computation: float64 for float64, else float32."""
-    dtype = torch.float64 if dtype == torch.float64 else torch.float32
-    return [None if t is None else t.to(dtype) for t in tensors]
 
 
 def forward(x, offset, mask, weight, bias, stride, padding, dilation) -> Tensor:
     """Output (N, O, h, w) in the dtype of ``x``; arguments as in `modulated_deform_conv2d`, stride etc. as pairs."""
     dtype = x.dtype
-    x, offset, mask, weight, bias = _working(dtype, x, offset, mask, weight, bias)
-    if _is_small(x, offset, weight, SMALL_FORWARD):
-        return deform_conv2d(x, offset, weight, bias, stride, padding, dilation, mask).to(dtype)
+    x, offset, mask, weight, bias = at_least_float32(dtype, x, offset, mask, weight, bias)
     sampler = _Sampler(x, offset, mask, weight.shape[-2:], stride, padding, dilation)
     matrix = _as_matrix(weight, sampler.groups).t()
     out = x.new_empty(sampler.pixels, len(weight))
@@ -227,10 +210,7 @@ def backward(
     """Gradients of x, offset, mask and weight, each where ``needs`` asks for it, given the output's (N, O, h, w)."""
     needs_x, needs_offset, needs_mask, needs_weight = needs
     like = (x, offset, mask, weight)
-    grad, x, offset, mask, weight = _working(x.dtype, grad, x, offset, mask, weight)
-    if _is_small(x, offset, weight, SMALL_BACKWARD):
-        grads = _small_backward(grad, x, offset, mask, weight, stride, padding, dilation)
-        return tuple(g.to(t.dtype) if need else None for g, t, need in zip(grads, like, needs))
+    grad, x, offset, mask, weight = at_least_float32(x.dtype, grad, x, offset, mask, weight)
     sampler = _Sampler(x, offset, mask, weight.shape[-2:], stride, padding, dilation)
     matrix = _as_matrix(weight, sampler.groups)
     grad = _to_pixels(grad.flatten(2), sampler.pixels)

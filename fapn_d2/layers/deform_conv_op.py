@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import deform_conv_cpu
+from .deform_conv_backend import implementation
 
 NAME = "fapn_d2::modulated_deform_conv2d"
 
@@ -21,7 +21,7 @@ def output_size(x: Tensor, weight: Tensor, stride, padding, dilation) -> tuple[i
     )
 
 
-@torch.library.custom_op(NAME, mutates_args=(), device_types="cpu")
+@torch.library.custom_op(NAME, mutates_args=())
 def operator(
     x: Tensor,
     offset: Tensor,
@@ -33,8 +33,8 @@ def operator(
     dilation: Sequence[int],
 ) -> Tensor:
     """`modulated_deform_conv2d` without its checks. The output is laid out like ``x`` (contiguous or channels-last)."""
-    out = deform_conv_cpu.forward(x, offset, mask, weight, bias, stride, padding, dilation)
-    return _laid_out(out, x)
+    kernels = implementation(x, offset, weight, backward=False)
+    return _laid_out(kernels.forward(x, offset, mask, weight, bias, stride, padding, dilation), x)
 
 
 @operator.register_fake
@@ -43,7 +43,7 @@ def _(x, offset, mask, weight, bias, stride, padding, dilation):
     return x.new_empty(shape).contiguous(memory_format=_layout(x))
 
 
-@torch.library.custom_op(NAME + "_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(NAME + "_backward", mutates_args=())
 def operator_backward(
     grad: Tensor,
     x: Tensor,
@@ -56,7 +56,8 @@ def operator_backward(
     needs: Sequence[bool],
 ) -> list[Tensor]:
     """Those gradients of (x, offset, mask, weight) that ``needs`` asks for, each laid out like its tensor."""
-    grads = deform_conv_cpu.backward(grad, x, offset, mask, weight, stride, padding, dilation, needs)
+    kernels = implementation(x, offset, weight, backward=True)
+    grads = kernels.backward(grad, x, offset, mask, weight, stride, padding, dilation, needs)
     return [_laid_out(g, t) for g, t, need in zip(grads, (x, offset, mask, weight), needs) if need]
 
 

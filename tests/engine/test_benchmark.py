@@ -14,7 +14,7 @@ from fapn_d2.engine.benchmark_networks import neck_comparisons
 from fapn_d2.engine.benchmark_ops import operator_comparisons
 from fapn_d2.engine.benchmark_options import Options, graphed
 from fapn_d2.engine.benchmark_report import describe_machine, table, write_json
-from fapn_d2.layers import deform_conv
+from fapn_d2.layers.deform_conv_backend import get_backend
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -96,7 +96,7 @@ def test_operators_are_compared_at_the_sizes_of_a_pyramid():
     ours, theirs = calls["fapn_d2"](), calls["torchvision"]()
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert calls["conv3x3"]().shape == ours.shape
-    assert deform_conv._backend == "auto"
+    assert get_backend() == "auto"
 
     (low,) = operator_comparisons(options(dtypes=("bf16",), strides=(8,), channels=16, groups=2))
     assert all(call().dtype == torch.bfloat16 for call in low.alternatives.values())

@@ -1,7 +1,12 @@
 """Modulated deformable convolution: by hand, against torchvision in float64, as an operator of PyTorch."""
 
+import importlib.util
 import math
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +17,7 @@ from torch.nn.modules.utils import _pair
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import deform_conv2d
 
-from fapn_d2.layers import deform_conv, deform_conv_cpu
+from fapn_d2.layers import deform_conv_backend, deform_conv_cpu, deform_conv_torchvision
 from fapn_d2.layers.deform_conv import ModulatedDeformConv2d, modulated_deform_conv2d, set_backend
 from fapn_d2.layers.deform_conv_op import operator, output_size
 
@@ -131,7 +136,7 @@ def test_gradcheck():
 def test_small_maps_agree_with_large_ones(mask, monkeypatch):
     inputs = make_inputs(mask=mask, stride=2, size=(5, 6))
     call = partial(modulated_deform_conv2d, stride=2)
-    assert deform_conv_cpu._is_small(inputs[0], inputs[1], inputs[3], deform_conv_cpu.SMALL_BACKWARD)
+    assert deform_conv_cpu.is_small(inputs[0], inputs[1], inputs[3], backward=True)
     small = with_gradients(call, inputs)
     never_small(monkeypatch)
     for a, b in zip(with_gradients(call, inputs), small):
@@ -246,9 +251,38 @@ def test_backend_is_a_choice():
     finally:
         assert set_backend("auto") == "torchvision"
     assert "fapn_d2::modulated_deform_conv2d" in recorded_operators(lambda: modulated_deform_conv2d(*inputs))
-    with pytest.raises(ValueError, match=r"unknown backend 'mmcv' .* choose one of auto, torchvision"):
+    with pytest.raises(ValueError, match=r"unknown backend 'mmcv' .* choose one of auto, torchvision, triton"):
         set_backend("mmcv")
-    assert deform_conv._backend == "auto"
+    assert deform_conv_backend.get_backend() == "auto"
+
+
+def test_environment_chooses_the_backend(monkeypatch):
+    def fresh(value):
+        monkeypatch.setenv("FAPN_DEFORM_CONV", value)
+        spec = importlib.util.spec_from_file_location("fapn_d2.layers.fresh_backend", deform_conv_backend.__file__)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.get_backend()
+
+    assert fresh("torchvision") == "torchvision"
+    with pytest.raises(ValueError, match="FAPN_DEFORM_CONV: unknown backend 'fast'"):
+        fresh("fast")
+
+
+def test_falls_back_and_says_so_once(caplog):
+    """Tensors on another device than CPU and CUDA stand for all that the kernels cannot do."""
+    x, offset, _, weight, _ = (t if t is None else t.to("meta") for t in make_inputs())
+    deform_conv_backend._say_once.cache_clear()
+    for _ in range(2):
+        assert deform_conv_backend.implementation(x, offset, weight, backward=False) is deform_conv_torchvision
+    (said,) = (r.getMessage() for r in caplog.records)
+    assert said.startswith("deformable convolution falls back") and said.endswith("the kernels are for CUDA, not meta")
+    set_backend("triton")
+    try:
+        with pytest.raises(ValueError, match=r'backend "triton" .* cannot be used: the kernels are for CUDA'):
+            deform_conv_backend.implementation(x, offset, weight, backward=False)
+    finally:
+        set_backend("auto")
 
 
 def recorded_operators(function) -> set[str]:
@@ -330,3 +364,12 @@ def test_errors_name_the_argument():
         ModulatedDeformConv2d(8, 8, offset_groups=3)
     with pytest.raises(ValueError, match=r"4 offset groups and kernel .* need 72 channels"):
         ModulatedDeformConv2d(8, 6, offset_groups=4)(x, offset[:, :36], None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the same tests run on the GPU themselves")
+def test_triton_kernels_in_the_interpreter():
+    pytest.importorskip("triton")
+    path = Path(__file__).with_name("test_deform_conv_triton.py")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"})
+    assert result.returncode == 0 and "test_equals_torchvision" not in result.stdout, result.stdout[-4000:]

@@ -1,0 +1,67 @@
+"""Who computes a modulated deformable convolution: this project's kernels, or torchvision."""
+
+import logging
+import os
+from functools import cache
+from types import ModuleType
+
+from torch import Tensor
+
+from . import deform_conv_cpu, deform_conv_torchvision, deform_conv_triton
+
+logger = logging.getLogger(__name__)
+
+#: "auto": this project's kernels where they can run and pay. "torchvision": always torchvision. "triton": on CUDA never
+#: torchvision; what the kernels cannot do is an error.
+BACKENDS = ("auto", "torchvision", "triton")
+#: Environment variable with the backend that a process starts with.
+VARIABLE = "FAPN_DEFORM_CONV"
+
+
+def set_backend(name: str) -> str:
+    """Choose one of `BACKENDS` for this process. Returns the previous choice, so that it can be put back.
+
+    Raises:
+        ValueError: another name.
+    """
+    global _backend
+    previous, _backend = _backend, _known(name, "set_backend")
+    return previous
+
+
+def get_backend() -> str:
+    return _backend
+
+
+def implementation(x: Tensor, offset: Tensor, weight: Tensor, *, backward: bool) -> ModuleType:
+    """The module whose ``forward`` and ``backward`` are to be called on these tensors.
+
+    Raises:
+        ValueError: "triton" is chosen and the kernels cannot run; says why.
+    """
+    if x.device.type == "cpu":
+        small = deform_conv_cpu.is_small(x, offset, weight, backward=backward)
+        return deform_conv_torchvision if small else deform_conv_cpu
+    reason = deform_conv_triton.unsupported(x, weight)
+    if not reason:
+        return deform_conv_triton
+    if _backend == "triton":
+        raise ValueError(f'backend "triton" of the deformable convolution cannot be used: {reason}')
+    _say_once(reason)
+    return deform_conv_torchvision
+
+
+@cache
+def _say_once(reason: str) -> None:
+    logger.warning("deformable convolution falls back to torchvision's operator, which is slower: %s", reason)
+
+
+def _known(name: str, source: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(
+            f"{source}: unknown backend {name!r} of the deformable convolution; choose one of {', '.join(BACKENDS)}"
+        )
+    return name
+
+
+_backend = _known(os.environ.get(VARIABLE, "auto"), VARIABLE)
