@@ -45,10 +45,15 @@ def flow_warp(x: Tensor, flow: Tensor, *, unit: float = OFFICIAL_UNIT, align_cor
         )
     dtype = torch.promote_types(torch.promote_types(x.dtype, flow.dtype), torch.float32)
     size = flow.shape[-2:]
-    gy, gx = (torch.linspace(-1, 1, s, dtype=dtype, device=x.device) for s in size)
+    gy, gx = (_coordinates(s, dtype, x.device) for s in size)
     flow = flow.to(dtype)
     sample_x = gx + flow[:, 0] * (2 * unit / size[1])
     sample_y = gy[:, None] + flow[:, 1] * (2 * unit / size[0])
     grid = torch.stack([sample_x, sample_y], dim=-1)
     warped = F.grid_sample(x.to(dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=align_corners)
     return warped.to(x.dtype)
+
+
+def _coordinates(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """-1 to 1 in ``size`` steps, -1 for a single one. Unlike ``linspace`` it is exported with the size left free."""
+    return torch.arange(size, dtype=dtype, device=device) * (2 / torch.sym_max(size - 1, 1)) - 1

@@ -32,6 +32,22 @@ def conv_norm_relu(
     )
 
 
+def average_cells(x: Tensor, bins: int) -> Tensor:
+    """``F.adaptive_avg_pool2d`` as two matrix products, which are exported with h and w left free: (N,C,h,w) ->
+    (N,C,bins,bins)."""
+    rows, columns = (_averages(size, bins, x) for size in x.shape[-2:])
+    return rows @ x @ columns.mT
+
+
+def _averages(size: int, bins: int, like: Tensor) -> Tensor:
+    """(bins, size): row i averages the pixels from floor(i size / bins) to below ceil((i + 1) size / bins)."""
+    cell = torch.arange(bins, device=like.device)[:, None]
+    pixel = torch.arange(size, device=like.device)
+    start, end = cell * size // bins, ((cell + 1) * size + bins - 1) // bins
+    inside = (pixel >= start) & (pixel < end)
+    return inside.to(like.dtype) / (end - start).to(like.dtype)
+
+
 class PooledBranch(nn.Module):
     """(N,C,h,w) -> average over ``bins`` x ``bins`` cells -> 1x1 convolution, norm -> bilinear -> (N,D,h,w)."""
 
@@ -43,7 +59,8 @@ class PooledBranch(nn.Module):
         self.norm = get_norm(norm, out_channels) or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self._normalize(self.conv(F.adaptive_avg_pool2d(x, self.bins)))
+        pool = average_cells if torch.compiler.is_exporting() else F.adaptive_avg_pool2d
+        y = self._normalize(self.conv(pool(x, self.bins)))
         return resize_to(y, x.shape[-2:], self.resize_mode)
 
     def _normalize(self, y: Tensor) -> Tensor:

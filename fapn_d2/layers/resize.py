@@ -18,7 +18,8 @@ def resize_to(coarse: torch.Tensor, size: tuple[int, int], mode: str) -> torch.T
     Raises:
         ValueError: ``mode`` is not in RESIZE_MODES.
     """
-    if coarse.shape[-2:] == tuple(size):
+    # An export with free sizes must not depend on whether two of them are equal; resampling to the same size is exact.
+    if not torch.compiler.is_exporting() and coarse.shape[-2:] == tuple(size):
         return coarse
     if mode == "nearest":
         return F.interpolate(coarse, size=size, mode="nearest")

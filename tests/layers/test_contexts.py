@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from fapn_d2.layers.aspp import ASPP, DenseASPP
+from fapn_d2.layers.flow_align import FlowAlign
 from fapn_d2.layers.non_local import NonLocalBlock, NonLocalContext
-from fapn_d2.layers.pyramid_pooling import PooledBranch, PyramidPooling
+from fapn_d2.layers.pyramid_pooling import PooledBranch, PyramidPooling, average_cells
 
 CONTEXTS = {
     "ppm": lambda norm: PyramidPooling(12, 64, norm=norm),
@@ -51,6 +52,35 @@ def test_pyramid_pooling_against_its_definition(align_corners):
     joined = torch.cat([*pooled, x], dim=1)
     expected = ppm.bottleneck.norm(torch.einsum("nchw,dc->ndhw", joined, ppm.bottleneck.weight[..., 0, 0])).relu()
     torch.testing.assert_close(ppm(x), expected)
+
+
+@pytest.mark.parametrize("size", [(7, 10), (3, 4), (1, 1), (12, 12)])
+def test_average_cells_is_adaptive_pooling(size):
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    for bins in (1, 2, 3, 6):
+        torch.testing.assert_close(average_cells(x, bins), F.adaptive_avg_pool2d(x, bins))
+
+
+def test_exported_with_free_sizes():
+    """Pyramid pooling and flow alignment, also where two sizes are equal that were not when it was exported."""
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.context, self.align = PyramidPooling(6, 4), FlowAlign(4)
+
+        def forward(self, fine, c5):
+            return self.align(fine, self.context(c5))
+
+    network = Network().eval()
+    h, w, height, width = (torch.export.Dim(name, min=2, max=99) for name in ("h", "w", "H", "W"))
+    example = torch.randn(1, 4, 8, 12), torch.randn(1, 6, 4, 7)
+    exported = torch.export.export(
+        network, example, dynamic_shapes=({2: height, 3: width}, {2: h, 3: w}), strict=False
+    ).module()
+    for fine, coarse in (((9, 11), (4, 7)), ((6, 6), (6, 6)), ((3, 30), (3, 2))):
+        inputs = torch.randn(1, 4, *fine), torch.randn(1, 6, *coarse)
+        torch.testing.assert_close(exported(*inputs), network(*inputs))
 
 
 def test_single_value_is_normalised_by_the_running_statistics():
