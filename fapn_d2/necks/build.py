@@ -59,7 +59,17 @@ def build_resnet_sfnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TopDown
 
 @BACKBONE_REGISTRY.register()
 def build_timm_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TopDownPyramid:
-    """The pyramid that MODEL.NECK describes on the network MODEL.TIMM.NAME, with P6 by max-pooling."""
+    """The pyramid that MODEL.NECK describes on the network MODEL.TIMM.NAME, with P6 by max-pooling.
+
+    Raises:
+        ValueError: MODEL.NECK.BOTTOM_UP names another network; else as :func:`build_pyramid`.
+    """
+    named = cfg.MODEL.NECK.BOTTOM_UP
+    if named not in (neck_defaults().BOTTOM_UP, "build_timm_backbone"):
+        raise ValueError(
+            f"MODEL.NECK.BOTTOM_UP = {named!r}, but MODEL.BACKBONE.NAME = 'build_timm_pyramid_backbone' is for "
+            "networks of timm; leave it out, or name the builder 'build_pyramid_backbone'"
+        )
     return build_pyramid(cfg, input_shape, preset=None, top_block="max_pool", bottom_up="build_timm_backbone")
 
 

@@ -17,7 +17,7 @@ SMALL = "test_efficientnet"  # timm has tiny networks for tests
 
 
 def timm_cfg(name=SMALL, builder="build_timm_pyramid_backbone", **neck):
-    cfg = toy_cfg(builder, out_channels=16, **neck)
+    cfg = toy_cfg(builder, out_channels=16, **{"BOTTOM_UP": "build_timm_backbone", **neck})
     cfg.MODEL.TIMM.NAME = name
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     return cfg
@@ -165,3 +165,8 @@ ERRORS = [
 def test_errors(options, message):
     with torch.device("meta"), pytest.raises(ValueError, match=message):
         TimmBackbone(options.pop("name"), **options)
+
+
+def test_another_bottom_up_is_refused():
+    with pytest.raises(ValueError, match=r"BOTTOM_UP = 'build_given_maps', but .* is for networks of timm"):
+        build_backbone(timm_cfg(BOTTOM_UP="build_given_maps"))
