@@ -4,7 +4,7 @@ Detectron2's FrozenBN fixes the scale and shift too.
 """
 
 from detectron2.config import CfgNode
-from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.resnet import ResNet, build_resnet_backbone
 from torch import nn
@@ -42,13 +42,12 @@ def build_resnet_fixed_statistics_backbone(cfg: CfgNode, input_shape: ShapeSpec)
     """MODEL.NECK.BOTTOM_UP: MODEL.RESNETS with NORM "BN"; stages below MODEL.BACKBONE.FREEZE_AT are frozen whole.
 
     Raises:
-        ValueError: MODEL.RESNETS.NORM is none that has statistics to fix and parameters to train.
+        ValueError: MODEL.RESNETS.NORM is not "BN".
     """
     norm = cfg.MODEL.RESNETS.NORM
-    resnet = build_resnet_backbone(cfg, input_shape)
-    if not batch_norms(resnet) or any(isinstance(m, FrozenBatchNorm2d) for m in resnet.stages[-1].modules()):
+    if norm != "BN":
         raise ValueError(
             f'MODEL.RESNETS.NORM = {norm!r}, but {build_resnet_fixed_statistics_backbone.__name__} needs "BN", whose '
             "statistics it fixes; build_resnet_backbone takes other norms"
         )
-    return FixedStatisticsResNet(resnet)
+    return FixedStatisticsResNet(build_resnet_backbone(cfg, input_shape))
