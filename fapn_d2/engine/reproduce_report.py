@@ -32,12 +32,14 @@ class Number:
 
 @dataclass(frozen=True)
 class Block:
-    """A heading, a sentence and a table."""
+    """A heading, a sentence, a table, and remarks on its rows."""
 
+    chapter: str  #: title of the paper; "" for what is of no paper
     title: str
     about: str
     header: list[str]
     lines: list[list[str]]
+    notes: list[str]
 
 
 def numbers_of(row: Row, records: Sequence[Record]) -> dict[str, Number]:
@@ -79,8 +81,9 @@ def report(ledgers: Sequence[Ledger], records: Sequence[Record]) -> list[Block]:
                 numbers = numbers_of(row, own)
                 cells = [numbers[metric].text if metric in numbers else "" for metric in metrics]
                 lines.append([row.id, row.method, *cells, _provenance(row, own)])
-            header = ["row", "method", *metrics, "ours"]
-            blocks.append(Block(f"{ledger.title}: {table}", rows[0].about, header, lines))
+            header = ["row", "method", *metrics, "runs"]
+            notes = [f"{row.id}: {row.note}" for row in rows if row.note]
+            blocks.append(Block(ledger.title, table, rows[0].about, header, lines, notes))
     trials = [record for record in records if id(record) not in used]
     if trials:
         blocks.append(_trials(trials))
@@ -90,9 +93,11 @@ def report(ledgers: Sequence[Ledger], records: Sequence[Record]) -> list[Block]:
 def to_markdown(blocks: Sequence[Block]) -> str:
     """Headings and tables."""
     parts = ["# The papers' numbers and ours", "", _legend(), ""]
-    for block in blocks:
-        parts += [f"## {block.title}", "", block.about, ""]
+    for chapter, block in _with_chapters(blocks):
+        parts += [f"## {chapter}", ""] if chapter else []
+        parts += [f"{'###' if block.chapter else '##'} {block.title}", "", block.about, ""]
         parts += [_line(block.header), _line(["---"] * len(block.header)), *map(_line, block.lines), ""]
+        parts += [*(f"- {note}" for note in block.notes), *[""] * bool(block.notes)]
     return "\n".join(parts)
 
 
@@ -105,19 +110,32 @@ def _html(blocks: Sequence[Block]) -> Iterator[str]:
     yield "<!DOCTYPE html>"
     yield '<html lang="en"><head><meta charset="utf-8"><title>The papers\' numbers and ours</title><style>'
     yield "body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:90em;padding:0 1em;color:#222}"
-    yield "table{border-collapse:collapse;display:block;overflow-x:auto;margin:.5em 0 2em}"
+    yield "table{border-collapse:collapse;display:block;overflow-x:auto;margin:.5em 0 1em}"
+    yield "h3{margin:2em 0 .3em}p,ul{margin:.3em 0;max-width:60em}ul{color:#666;font-size:.9em}"
     yield "th,td{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}"
     yield "th{background:#f4f4f4}tr.measured td{background:#f2faf2}td:first-child{font-family:monospace}"
     yield "</style></head><body><h1>The papers' numbers and ours</h1>"
     yield f"<p>{html.escape(_legend())}</p>"
-    for block in blocks:
-        yield f"<h2>{html.escape(block.title)}</h2><p>{html.escape(block.about)}</p><table>"
+    for chapter, block in _with_chapters(blocks):
+        if chapter:
+            yield f"<h2>{html.escape(chapter)}</h2>"
+        level = 3 if block.chapter else 2
+        yield f"<h{level}>{html.escape(block.title)}</h{level}><p>{html.escape(block.about)}</p><table>"
         yield f"<tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in block.header)}</tr>"
         for line in block.lines:
             kind = "" if line[-1].startswith("not ") else ' class="measured"'
             yield f"<tr{kind}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>"
         yield "</table>"
+        if block.notes:
+            yield f"<ul>{''.join(f'<li>{html.escape(note)}</li>' for note in block.notes)}</ul>"
     yield "</body></html>"
+
+
+def _with_chapters(blocks: Sequence[Block]) -> Iterator[tuple[str, Block]]:
+    """Each block with its chapter where that begins, else with ""."""
+    for before, block in zip((None, *blocks), blocks):
+        begins = before is None or before.chapter != block.chapter
+        yield block.chapter if begins else "", block
 
 
 def _legend() -> str:
@@ -171,7 +189,7 @@ def _trials(records: Sequence[Record]) -> Block:
         lines.append([started, record.config, changed, text, ran, _device(record), _commit(record), record.config_hash])
     header = ["started for", "config", "changed", "scores", "run", "device", "commit", "config hash"]
     about = "Shrunken or changed by hand: they show that a row runs, and are not to be compared with its numbers."
-    return Block("Trials", about, header, lines)
+    return Block("", "Trials", about, header, lines, [])
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -45,7 +45,7 @@ tables:
   about: Toys on a table.
   rows:
   - {id: toy.t1.a, method: A, config: net.yaml, paper: {mIoU: 70.5, mIoU_3px: 40.0, params_M: 1.5},
-     measured: {params: 1480000}}
+     measured: {params: 1480000}, note: Toys are small.}
   - {id: toy.t1.b, method: B, config: net.yaml, overrides: {SOLVER.BASE_LR: 0.5}, paper: {mIoU: 72.0}}
   - {id: toy.t1.c, method: C, pending: no data, paper: {FPS: 142}}
 - name: Table 2
@@ -147,9 +147,9 @@ def test_the_report(ledger, tmp_path):
         for job in jobs_of(row_of(ledger, name), seeds=seeds, output=output, shrink=shrink):
             run_job(job, gpus=1)
     blocks = report([ledger], read_records(output))
-    assert [block.title for block in blocks] == ["Toys: Table 1", "Toys: Table 2", "Trials"]
+    assert [(b.chapter, b.title) for b in blocks] == [("Toys", "Table 1"), ("Toys", "Table 2"), ("", "Trials")]
     first, second, trials = (block.lines for block in blocks)
-    assert blocks[0].header == ["row", "method", "mIoU", "mIoU_3px", "params_M", "FPS", "ours"]
+    assert blocks[0].header == ["row", "method", "mIoU", "mIoU_3px", "params_M", "FPS", "runs"]
     provenance = (
         f"seeds 1, 2; 2 x a GPU; commit 0123456 with changes; config {config_hash(ledger.rows[0].network.load())}"
     )
@@ -164,7 +164,9 @@ def test_the_report(ledger, tmp_path):
     assert scores == "sem_seg/mIoU 71.00, sem_seg/boundary_mIoU_3px nan" and ran == "seed 1, 50 iterations"
     markdown, page = to_markdown(blocks), to_html(blocks)
     assert "| toy.t1.b | B | 72.0 |  |  |  | not measured |" in markdown
-    assert page.count('<tr class="measured">') == 4 and page.count("<h2>") == 3
+    assert markdown.count("\n## ") == 2 and markdown.count("\n### ") == 2
+    assert "- toy.t1.a: Toys are small." in markdown and "<li>toy.t1.a: Toys are small.</li>" in page
+    assert page.count('<tr class="measured">') == 4 and page.count("<h2>") == 2 and page.count("<h3>") == 2
     assert "http" not in page
 
 
