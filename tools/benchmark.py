@@ -6,6 +6,7 @@ suites:
   neck     FaPN's pyramid and FPN's on the same bottom-up maps
   model    inference of whole networks
   train    forward, backward and step of whole networks
+  sweep    the deformable convolution's CUDA kernels in other launch shapes
 
 examples:
   %(prog)s ops --quick
@@ -25,19 +26,21 @@ from fapn_d2.engine.benchmark_networks import model_comparisons, neck_comparison
 from fapn_d2.engine.benchmark_ops import operator_comparisons
 from fapn_d2.engine.benchmark_options import DTYPES, PASSES, Options
 from fapn_d2.engine.benchmark_report import describe_machine, table, write_json
+from fapn_d2.engine.benchmark_sweep import sweep_comparisons
 
 SUITES = {
     "ops": operator_comparisons,
     "neck": neck_comparisons,
     "model": model_comparisons,
     "train": train_comparisons,
+    "sweep": sweep_comparisons,
 }
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "fapn"
 MASK_RCNN = ("mask_rcnn_R_50_FPN_1x.yaml", "mask_rcnn_R_50_FaPN_1x.yaml")
 SEMANTIC = ("semantic_R_18_FPN_camvid.yaml", "semantic_R_18_FaPN_camvid.yaml")
 #: Configs compared where none are named, and the same for --quick.
-GROUPS = {"ops": (), "neck": (MASK_RCNN,), "model": (MASK_RCNN, SEMANTIC), "train": (MASK_RCNN,)}
-QUICK_GROUPS = {"ops": (), "neck": (SEMANTIC,), "model": (SEMANTIC,), "train": (SEMANTIC,)}
+GROUPS = {"neck": (MASK_RCNN,), "model": (MASK_RCNN, SEMANTIC), "train": (MASK_RCNN,)}
+QUICK_GROUPS = {"neck": (SEMANTIC,), "model": (SEMANTIC,), "train": (SEMANTIC,)}
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -62,9 +65,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batches", type=positive, nargs="+", help="images at a time")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="half precisions run under autocast")
     parser.add_argument("--passes", nargs="+", choices=PASSES, help="of ops and neck")
-    parser.add_argument("--strides", type=positive, nargs="+", default=(4, 8, 16), help="ops: levels of the pyramid")
-    parser.add_argument("--channels", type=positive, default=256, help="ops")
-    parser.add_argument("--groups", type=positive, default=8, help="ops: offset groups")
+    parser.add_argument(
+        "--strides", type=positive, nargs="+", default=(4, 8, 16), help="ops, sweep: levels of the pyramid"
+    )
+    parser.add_argument("--channels", type=positive, default=256, help="ops, sweep")
+    parser.add_argument("--groups", type=positive, default=8, help="ops, sweep: offset groups")
     parser.add_argument(
         "--configs", nargs="+", action="append", help="neck, model, train: YAML files to compare, the reference first"
     )
@@ -88,7 +93,7 @@ def options_from(args: argparse.Namespace) -> Options:
     if args.quick:
         default_images = ((192, 256),)
     groups = QUICK_GROUPS if args.quick else GROUPS
-    configs = args.configs or [[str(CONFIGS / name) for name in group] for group in groups[args.suite]]
+    configs = args.configs or [[str(CONFIGS / name) for name in group] for group in groups.get(args.suite, ())]
     return Options(
         device=device,
         images=tuple(args.images or default_images),

@@ -35,14 +35,16 @@ class Comparison:
     reference: str
     alternatives: Mapping[str, Callable[[], object]]
     items: int = 1
-    #: Alternatives that cannot run here, with the reason.
+    #: Errors that say that an alternative cannot run here, and are no reason to stop.
+    expected: tuple[type[Exception], ...] = (torch.OutOfMemoryError,)
+    #: Alternatives that raised one of those, with its first line.
     skipped: dict[str, str] = field(default_factory=dict)
 
 
 def measure(comparison: Comparison, device: torch.device, *, repeats: int, warmup: int) -> list[Measurement]:
     """Run all alternatives ``repeats`` times in turns, so that a drift of the clock or a busy neighbour hits all alike.
 
-    An alternative that runs out of memory is left out and noted in ``comparison.skipped``.
+    An alternative that raises an error of ``comparison.expected`` is left out and noted in ``comparison.skipped``.
     """
     alternatives = dict(comparison.alternatives)
     for name, call in list(alternatives.items()):
@@ -50,7 +52,7 @@ def measure(comparison: Comparison, device: torch.device, *, repeats: int, warmu
             for _ in range(warmup):
                 call()
             _synchronize(device)
-        except torch.OutOfMemoryError as error:
+        except comparison.expected as error:
             comparison.skipped[name] = str(error).splitlines()[0]
             del alternatives[name]
             _release(device)

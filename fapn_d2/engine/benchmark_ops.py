@@ -14,7 +14,19 @@ TAPS = 9
 
 
 def operator_comparisons(options: Options) -> Iterator[Comparison]:
-    """The modulated deformable 3x3 convolution beside torchvision's and, as the floor, a plain 3x3 convolution.
+    """The modulated deformable 3x3 convolution beside torchvision's and, as the floor, a plain 3x3 convolution."""
+    for setting, tensors in operator_settings(options):
+        for which in options.passes:
+            settings = {**setting, "pass": which}
+            calls = {
+                name: _call(function, backend, tensors, options, settings)
+                for name, (function, backend) in ALTERNATIVES.items()
+            }
+            yield Comparison("ops", settings, "conv3x3", calls, items=len(tensors["x"]))
+
+
+def operator_settings(options: Options) -> Iterator[tuple[dict[str, object], dict[str, torch.Tensor]]]:
+    """Levels of a pyramid over the images, and the tensors of an operator there.
 
     Input, offsets and mask come in the precision of the run, as a network under autocast hands them over; weights are
     float32 parameters.
@@ -25,20 +37,13 @@ def operator_comparisons(options: Options) -> Iterator[Comparison]:
             size = tuple(math.ceil(s / 32) * 32 // stride for s in (height, width))
             for batch in options.batches:
                 for dtype in options.dtypes:
-                    tensors = _tensors(options, size, batch, dtype)
-                    for which in options.passes:
-                        setting = {
-                            "image": f"{height}x{width}",
-                            "stride": stride,
-                            "map": f"{batch}x{options.channels}x{size[0]}x{size[1]}",
-                            "dtype": dtype,
-                            "pass": which,
-                        }
-                        calls = {
-                            name: _call(function, backend, tensors, options, setting)
-                            for name, (function, backend) in ALTERNATIVES.items()
-                        }
-                        yield Comparison("ops", setting, "conv3x3", calls, items=batch)
+                    setting = {
+                        "image": f"{height}x{width}",
+                        "stride": stride,
+                        "map": f"{batch}x{options.channels}x{size[0]}x{size[1]}",
+                        "dtype": dtype,
+                    }
+                    yield setting, _tensors(options, size, batch, dtype)
 
 
 def _tensors(options: Options, size: tuple[int, int], batch: int, dtype: str) -> dict[str, torch.Tensor]:

@@ -5,6 +5,8 @@ products (``torch.backends.cuda.matmul.fp32_precision``, or the older ``allow_tf
 """
 
 import math
+import os
+import shutil
 import warnings
 from contextlib import nullcontext
 from functools import cache
@@ -25,6 +27,8 @@ def unsupported(x: Tensor, weight: Tensor) -> str:
         return f"the kernels are for CUDA, not {x.device.type}"
     if find_spec("triton") is None:
         return "the package triton is not installed"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton needs a C compiler: gcc, clang or the one that the environment variable CC names"
     if x.dtype not in DTYPES:
         return f"the kernels are for {', '.join(str(d).removeprefix('torch.') for d in DTYPES)}, not {x.dtype}"
     if x.shape[1] % CHANNEL_MULTIPLE or weight.shape[0] % CHANNEL_MULTIPLE:
@@ -37,11 +41,21 @@ def unsupported(x: Tensor, weight: Tensor) -> str:
     return ""
 
 
-def forward(x, offset, mask, weight, bias, stride, padding, dilation, *, launch: Launch | None = None) -> Tensor:
-    """Output (N, O, h, w) in the dtype of ``x``, channels-last; arguments as in `modulated_deform_conv2d`."""
+def work(x: Tensor, offset: Tensor, weight: Tensor) -> Work:
+    """What the shape of the kernels' programs is chosen by."""
+    return _Problem(x, offset, None, weight, (1, 1), (0, 0), (1, 1)).work
+
+
+def forward(
+    x, offset, mask, weight, bias, stride, padding, dilation, *, launch: Launch | None = None, precision: str = ""
+) -> Tensor:
+    """Output (N, O, h, w) in the dtype of ``x``, channels-last; arguments as in `modulated_deform_conv2d`.
+
+    ``launch`` and ``precision`` (of float32 products: "ieee", "tf32", "tf32x3") replace what is chosen otherwise.
+    """
     from .deform_conv_triton_kernels import forward_kernel
 
-    problem = _Problem(x, offset, mask, weight, stride, padding, dilation)
+    problem = _Problem(x, offset, mask, weight, stride, padding, dilation, precision)
     out = x.new_empty(problem.n, problem.out_h, problem.out_w, problem.outputs)
     if out.numel():
         launch = launch or forward_launch(problem.work)
@@ -66,8 +80,11 @@ def backward(
     needs: tuple[bool, bool, bool, bool],
     *,
     launch: Launch | None = None,
+    precision: str = "",
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of x, offset, mask and weight, each where ``needs`` asks for it, given the output's (N, O, h, w).
+
+    ``launch`` (of the kernel for what is asked) and ``precision`` as in `forward`.
 
     Raises:
         RuntimeError: the gradient of x is asked for under ``torch.use_deterministic_algorithms(True)``: it is summed
@@ -76,7 +93,7 @@ def backward(
     needs_x, needs_offset, needs_mask, needs_weight = needs
     if needs_x:
         _alert_not_deterministic()
-    problem = _Problem(x, offset, mask, weight, stride, padding, dilation)
+    problem = _Problem(x, offset, mask, weight, stride, padding, dilation, precision)
     grad = grad.to(x.dtype).permute(0, 2, 3, 1).contiguous()
     grad_x = grad_offset = grad_mask = grad_weight = None
     if needs_x or needs_offset or needs_mask:
@@ -130,7 +147,7 @@ def _weight_gradient(problem: "_Problem", grad: Tensor, weight: Tensor, launch: 
 class _Problem:
     """Tensors as the kernels read them, and the arguments that all kernels share."""
 
-    def __init__(self, x, offset, mask, weight, stride, padding, dilation):
+    def __init__(self, x, offset, mask, weight, stride, padding, dilation, precision=""):
         self.n, channels, height, width = x.shape
         self.outputs, _, taps_h, taps_w = weight.shape
         self.out_h, self.out_w = offset.shape[2:]
@@ -158,7 +175,7 @@ class _Problem:
             "ALL_SLOTS": groups * taps, "TAPS": taps, "TAPS_W": taps_w, "GROUP_C": self.group_c,
             "HAS_MASK": mask is not None,
             "WIDE": height * width * channels >= 2**31,
-            "PRECISION": "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
+            "PRECISION": precision or ("tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"),
         }  # fmt: skip
 
     @property

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from fapn_d2.engine.benchmark_networks import neck_comparisons
 from fapn_d2.engine.benchmark_ops import operator_comparisons
 from fapn_d2.engine.benchmark_options import Options, graphed
 from fapn_d2.engine.benchmark_report import describe_machine, table, write_json
+from fapn_d2.engine.benchmark_sweep import neighbours
 from fapn_d2.layers.deform_conv_backend import get_backend
+from fapn_d2.layers.deform_conv_launch import Launch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -159,6 +162,7 @@ def test_the_tool(suite, tmp_path, capsys):
         (["ops", "--cuda-graph"], "--cuda-graph needs a CUDA device"),
         (["ops", "--dtypes", "fp16", "--device", "cpu"], "fp16 is for CUDA"),
         (["ops", "--groups", "3"], "--groups 3 must divide --channels 256"),
+        (["sweep"], "the suite sweep times CUDA kernels"),
         (["neck", "--configs", "configs/fapn/none.yaml"], "none.yaml"),
     ],
 )
@@ -167,6 +171,15 @@ def test_choices_that_cannot_act_are_refused(arguments, message, tmp_path):
     arguments = program.parse([*arguments, "--device", "cpu", "--quick", "--json", str(tmp_path / "n.json")])
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         program.main(arguments)
+
+
+def test_a_sweep_varies_one_thing_at_a_time():
+    launch = Launch(8, 16, 256, 1, 32, 8, 3)
+    found = neighbours(launch)
+    assert len(found) == len(set(found)) and launch not in found
+    assert replace(launch, tile_h=4) in found and replace(launch, stages=2) in found
+    assert replace(launch, slots=2, channels=16) in found
+    assert all(16 <= n.tile_h * n.tile_w <= 256 and n.warps in (4, 8) for n in found)
 
 
 @pytest.mark.parametrize("text", ["800", "800x", "0x4", "axb"])

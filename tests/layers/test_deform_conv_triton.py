@@ -7,6 +7,7 @@ multiplies bfloat16 matrices wrongly (it reads their bits as integers), so that 
 
 import os
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -52,6 +53,12 @@ def make_inputs(
     modulation = torch.rand(n, groups * kh * kw, *shape) if mask else None
     tensors = (x, offset, modulation, weight, torch.randn(o))
     return [t if t is None else t.to(DEVICE, dtype) for t in tensors]
+
+
+def make_meta(n, c, o, groups, size, dtype):
+    """x, offset, mask and weight of a 3x3 kernel, without values."""
+    shapes = ((n, c, *size), (n, 18 * groups, *size), (n, 9 * groups, *size), (o, c, 3, 3))
+    return [torch.empty(shape, dtype=dtype, device="meta") for shape in shapes]
 
 
 def check(inputs, tolerance=None, layout=torch.contiguous_format, **geometry):
@@ -167,6 +174,47 @@ def test_empty_batch():
     assert not grads[3].any()
 
 
+@pytest.mark.skipif(INTERPRETED, reason="compiles the kernels")
+@pytest.mark.parametrize("kernel", ["forward", "position", "weight"])
+def test_compiles_for_hopper_in_bfloat16(kernel):
+    """Needs no GPU. The launches chosen at stride 4 of 800x1333 fit a multiprocessor and use what it is good at."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from fapn_d2.layers import deform_conv_triton_kernels as kernels
+
+    size = {"n": 2, "c": 256, "o": 256, "groups": 8, "size": (200, 336), "dtype": torch.bfloat16}
+    problem = deform_conv_triton._Problem(*make_meta(**size), (1, 1), (1, 1), (1, 1))
+    work = replace(problem.work, multiprocessors=132, shared_memory=232448)
+    launch = {"forward": forward_launch, "position": position_launch, "weight": weight_launch}[kernel](work)
+    switches = {"HAS_BIAS": True, "NEEDS_X": True, "NEEDS_OFFSET": True, "NEEDS_MASK": True}
+    blocks = {name: value for name, value in launch.blocks.items() if name.isupper()}
+    values = {"N": 2, **problem.sizes, **problem.constants, **blocks, **switches}
+    function = getattr(kernels, f"{kernel}_kernel")
+    constants, signature, attributes = {}, {}, {}
+    for index, parameter in enumerate(function.params):
+        if parameter.name not in values:
+            signature[parameter.name] = "*fp32" if parameter.name in ("bias", "grad_x", "partial") else "*bf16"
+            attributes[(index,)] = [["tt.divisibility", 16]]
+        elif parameter.is_constexpr or values[parameter.name] == 1:
+            signature[parameter.name], constants[parameter.name] = "constexpr", values[parameter.name]
+        else:
+            signature[parameter.name] = "i32"
+    compiled = triton.compile(
+        ASTSource(function, signature, constants, attributes),
+        target=GPUTarget("cuda", 90, 32),
+        options={"num_warps": launch.warps, "num_stages": launch.stages},
+    )
+    code = compiled.asm["ptx"]
+    assert "wgmma.mma_async.sync.aligned" in code and ".bf16.bf16" in code  # tensor cores
+    assert compiled.metadata.shared <= 232448
+    if kernel == "position":
+        assert "relaxed.add.v4.f32" in code  # four atomic additions at a time
+    else:
+        assert "cp.async" in code  # samples are on their way while others are multiplied
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_on_cuda_runs_the_kernels(dtype):
@@ -244,6 +292,9 @@ def test_what_the_kernels_cannot_do_is_said(monkeypatch):
     assert "multiples of 16, not 24 in and 16 out" in deform_conv_triton.unsupported(tensor_like(c=24), weight)
     monkeypatch.setattr(deform_conv_triton, "_capability", lambda device: (7, 5))
     assert "compute capability 8.0" in deform_conv_triton.unsupported(tensor_like(), weight)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(deform_conv_triton.shutil, "which", lambda name: None)
+    assert "needs a C compiler" in deform_conv_triton.unsupported(tensor_like(), weight)
     monkeypatch.setattr(deform_conv_triton, "find_spec", lambda name: None)
     assert deform_conv_triton.unsupported(tensor_like(), weight) == "the package triton is not installed"
 
