@@ -4,7 +4,16 @@
 import argparse
 
 from fapn_d2.data import check_datasets
-from fapn_d2.engine import Trainer, argument_parser, evaluate, launch, prepare_config, setup, user_errors_as_messages
+from fapn_d2.engine import (
+    Trainer,
+    argument_parser,
+    evaluate,
+    launch,
+    prepare_config,
+    setup,
+    under_torchrun,
+    user_errors_as_messages,
+)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -21,9 +30,9 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     args = argument_parser().parse_args()
     with user_errors_as_messages(debug=args.debug):
-        # Mistakes in the config or the data are found here once, before there are many processes to report them.
         cfg = prepare_config(args)
-        check_datasets(cfg, cfg.DATASETS.TEST if args.eval_only else None)
+        if not under_torchrun():  # what is wrong is said once, before there are many processes to say it
+            check_datasets(cfg, cfg.DATASETS.TEST if args.eval_only else None)
         launch(
             main,
             processes=args.num_gpus,

@@ -2,7 +2,7 @@
 
 from .checkpoint import Checkpointer
 from .config_loading import default_config, load_config
-from .launching import launch, user_errors_as_messages
+from .launching import launch, under_torchrun, user_errors_as_messages
 from .setup import argument_parser, prepare_config, setup
 from .trainer import Trainer, evaluate
 
@@ -16,5 +16,6 @@ __all__ = [
     "load_config",
     "prepare_config",
     "setup",
+    "under_torchrun",
     "user_errors_as_messages",
 ]

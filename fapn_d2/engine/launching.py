@@ -21,9 +21,16 @@ import torch.distributed as dist
 from detectron2.utils import comm
 from torch import multiprocessing as mp
 
+from .hooks import EXIT_STOPPED
+
 EXIT_USER_ERROR = 2
 #: Longest wait for another process; the scoring of a large data set happens in one of them.
 TIMEOUT = timedelta(hours=2)
+
+
+def under_torchrun() -> bool:
+    """Whether ``torchrun`` started this process, as one of those it was asked for."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def launch(
@@ -55,10 +62,11 @@ def launch(
         ValueError: more processes than GPUs, or several machines without an address.
         SystemExit: a process ended with a code other than 0; the same code.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if under_torchrun():
         local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
         _join(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), local_rank, local_size, "env://", use_cuda)
-        return main(*args)
+        with _leaving_together():
+            return main(*args)
     if use_cuda and processes > torch.cuda.device_count():
         raise ValueError(f"--num-gpus {processes}, but this machine has {torch.cuda.device_count()}")
     if processes < 1 or machines < 1 or not 0 <= machine_rank < machines:
@@ -72,7 +80,10 @@ def launch(
     context = mp.start_processes(
         _work,
         nprocs=processes,
-        args=(main, processes * machines, processes, machine_rank, dist_url, use_cuda, args),
+        args=(
+            *(main, processes * machines, processes, machine_rank, dist_url, use_cuda),
+            *(mp.get_start_method(), args),
+        ),
         join=False,
         start_method="spawn",
     )
@@ -97,12 +108,27 @@ def _work(
     machine_rank: int,
     dist_url: str,
     use_cuda: bool,
+    start_method: str,
     args: tuple,
 ) -> None:
+    # Loader processes would inherit "spawn" and each import PyTorch anew; they start as they do in a single process.
+    mp.set_start_method(start_method, force=True)
     if not use_cuda:  # each process would otherwise start a thread for every core
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
     _join(machine_rank * local_size + local_rank, world_size, local_rank, local_size, dist_url, use_cuda)
-    main(*args)
+    with _leaving_together():
+        main(*args)
+
+
+@contextlib.contextmanager
+def _leaving_together() -> Iterator[None]:
+    """Take down the connections between processes, which PyTorch asks for, where it is sure that all of them end."""
+    try:
+        yield
+    except SystemExit as end:
+        if end.code == EXIT_STOPPED:  # agreed by all; any other end may be this process's alone
+            dist.destroy_process_group()
+        raise
     comm.synchronize()
     dist.destroy_process_group()
 

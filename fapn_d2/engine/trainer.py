@@ -10,7 +10,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
 
@@ -19,7 +18,8 @@ from ..evaluation import build_evaluator
 from .checkpoint import Checkpointer
 from .data_stream import stream_of
 from .hooks import StopOnSignal
-from .parallel import distribute, without_sync_bn
+from .model_building import build_model
+from .parallel import distribute
 from .precision import amp_dtype
 from .seeding import seed_generators, seeded
 from .solver import build_lr_scheduler, build_optimizer
@@ -100,10 +100,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """The model of MODEL.META_ARCHITECTURE on MODEL.DEVICE. Detectron2's method also prints all of it."""
-        model = build_model(cfg)
-        logger.info("%s with %.2f M parameters", type(model).__name__, sum(p.numel() for p in model.parameters()) / 1e6)
-        return without_sync_bn(model)
+        return build_model(cfg)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
