@@ -258,6 +258,13 @@ def test_backend_is_a_choice():
     assert deform_conv_backend.get_backend() == "auto"
 
 
+def test_onnx_sees_an_operator_that_it_knows(monkeypatch):
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    inputs = make_inputs(dtype=torch.float32)
+    names = recorded_operators(lambda: modulated_deform_conv2d(*inputs))
+    assert "torchvision::deform_conv2d" in names and "fapn_d2::modulated_deform_conv2d" not in names
+
+
 def test_environment_chooses_the_backend(monkeypatch):
     def fresh(value):
         monkeypatch.setenv("FAPN_DEFORM_CONV", value)
