@@ -186,6 +186,24 @@ def test_autocast(dtype):
     assert all(p.grad.isfinite().all() for p in head.parameters())
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_training_and_inference_under_cuda_autocast(dtype):
+    pyramid, head = toy_network(LOSS="ohem", FUSION_ALIGN="flow")
+    pyramid, head = pyramid.cuda(), head.cuda()
+    maps = {name: value.cuda() for name, value in toy_maps().items()}
+    with torch.autocast("cuda", dtype=dtype):
+        _, losses = head(pyramid(maps), torch.randint(0, 5, (2, 96, 160), device="cuda"))
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in (*pyramid.parameters(), *head.parameters()))
+    pyramid.eval(), head.eval()
+    with torch.no_grad():
+        expected = head(pyramid(maps))[0]
+        with torch.autocast("cuda", dtype=dtype):
+            got = head(pyramid(maps))[0]
+    assert (got.float() - expected).norm() / expected.norm() < 0.05  # bf16 has 8 bits, ten layers deep
+
+
 def resnet_cfg(features, **head):
     cfg = toy_cfg(**({"DEEP_SUPERVISION__FEATURES": []} | head))
     cfg.MODEL.BACKBONE.NAME = "build_deep_stem_resnet_backbone"

@@ -109,6 +109,16 @@ def test_half_precision_samples_where_float32_does(dtype):
         torch.testing.assert_close(flow_warp(x, flow), expected)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_cuda_equals_cpu(dtype):
+    x, flow = torch.randn(2, 8, 33, 40).to(dtype), (4 * torch.randn(2, 2, 65, 80)).to(dtype)
+    expected = flow_warp(x, flow)
+    got = flow_warp(x.cuda(), flow.cuda())
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.cpu(), expected, rtol=2 * torch.finfo(dtype).eps, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("x", "flow"), [((1, 2, 3, 4), (1, 3, 6, 8)), ((2, 2, 3, 4), (1, 2, 6, 8)), ((2, 3, 4), (1, 2, 6, 8))]
 )
