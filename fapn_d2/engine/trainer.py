@@ -89,12 +89,15 @@ class Trainer(DefaultTrainer):
         return [*super().build_hooks(), StopOnSignal(self.checkpointer, self._trainer)]
 
     def state_dict(self) -> dict:
-        stream = self.data_loader
-        position = {"data_stream": stream.state_dict()} if hasattr(stream, "state_dict") else {}
-        return super().state_dict() | position
+        state = TrainerBase.state_dict(self)
+        state["_trainer"] = self._trainer.state_dict()  # Detectron2 v0.6 forgets the optimizer here
+        if hasattr(self.data_loader, "state_dict"):
+            state["data_stream"] = self.data_loader.state_dict()
+        return state
 
     def load_state_dict(self, state_dict: dict) -> None:
-        super().load_state_dict(state_dict)
+        TrainerBase.load_state_dict(self, state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
         if "data_stream" in state_dict and hasattr(self.data_loader, "load_state_dict"):
             self.data_loader.load_state_dict(state_dict["data_stream"])
 
