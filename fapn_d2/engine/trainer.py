@@ -19,7 +19,7 @@ from .checkpoint import Checkpointer
 from .data_stream import stream_of
 from .hooks import StopOnSignal
 from .model_building import build_model
-from .parallel import distribute
+from .parallel import distribute, share_buffers
 from .precision import amp_dtype
 from .seeding import seed_generators, seeded
 from .solver import build_lr_scheduler, build_optimizer
@@ -132,6 +132,7 @@ class Trainer(DefaultTrainer):
         Returns:
             {task: {metric: value}}, or {data set: {task: ...}} for several; empty on other ranks.
         """
+        share_buffers(model)
         results = super().test(cfg, model, evaluators)
         if comm.is_main_process() and cfg.OUTPUT_DIR:
             os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)

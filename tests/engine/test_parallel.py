@@ -6,7 +6,7 @@ import torch
 from detectron2.utils import comm
 from torch import nn
 
-from fapn_d2.engine.parallel import distribute, without_sync_bn
+from fapn_d2.engine.parallel import distribute, share_buffers, without_sync_bn
 
 
 def network() -> nn.Module:
@@ -48,3 +48,18 @@ def test_nothing_to_do(caplog):
     assert not caplog.text
     alone = without_sync_bn(nn.SyncBatchNorm(2, affine=False))
     assert type(alone) is nn.BatchNorm2d and not list(alone.parameters())
+
+
+def test_scores_are_those_of_rank_0s_statistics(monkeypatch):
+    received = {"running_mean": 3.0, "running_var": 5.0, "num_batches_tracked": 7}
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3))
+    weights = [p.clone() for p in model.parameters()]
+    names = {id(buffer): name.split(".")[-1] for name, buffer in model.named_buffers()}
+    from_rank_0 = {0: lambda t: t.fill_(received[names[id(t)]])}
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda t, src: from_rank_0[src](t))
+    share_buffers(model)  # one process: nothing to do
+    assert model[1].running_mean.eq(0).all()
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    share_buffers(model)
+    assert {name: getattr(model[1], name).unique().item() for name in received} == received
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters()))
