@@ -5,8 +5,8 @@ taps, G offset groups of c = C/G channels.
 
 The input is laid out once as a table whose row is one group's c channels at one pixel, so bilinear sampling is a
 weighted sum of four table rows. ``embedding_bag`` is exactly that sum (on x86 it is a vectorised FBGEMM kernel): it
-writes the columns of the matrix product directly. Pixels are processed in pieces that stay in the cache, hence no
-buffer of K times the map. The backward pass recomputes the columns of each piece.
+writes the columns of the matrix product directly. Pixels are processed in blocks (their positions) and pieces of blocks
+(their columns) that stay in the cache, hence no buffer of K times the map. The backward pass recomputes the columns.
 
 Everything here is deterministic. Half precisions are computed in float32 and rounded at the end.
 """
@@ -20,9 +20,10 @@ from torch import Tensor
 
 from .deform_conv_torchvision import at_least_float32
 
-#: Size of the columns of one piece. Larger pieces leave the L2/L3 cache (and the allocator's reuse), smaller ones pay
-#: the overhead of more calls; between 2 and 16 MiB the time is flat.
-PIECE_BYTES = 8 * 2**20
+#: Size of the columns of one piece, and of the indices and weights of one block. On idle processors smaller ones are a
+#: little faster, being nearer to the cores; but where threads wait for a busy processor, every call may cost a slice of
+#: its time, so that few calls on larger portions win by far.
+PIECE_BYTES, BLOCK_BYTES = 16 * 2**20, 32 * 2**20
 
 #: Column elements below which `is_small` holds.
 SMALL_FORWARD, SMALL_BACKWARD = 50_000, 12_000
@@ -32,8 +33,8 @@ SMALL_FORWARD, SMALL_BACKWARD = 50_000, 12_000
 _PAD_BEFORE, _PAD_AFTER = 2, 2
 
 
-class _Piece(NamedTuple):
-    """Sampling positions of the output pixels ``rows``. Shapes are (pixels, G, K) with 4 corners last where said."""
+class _Block(NamedTuple):
+    """Sampling positions of the output pixels ``rows``; all tensors (pixels, G, K), with 4 corners last where said."""
 
     rows: slice
     index: Tensor  # (..., 4) table row of the corners (top left, top right, bottom left, bottom right)
@@ -41,6 +42,26 @@ class _Piece(NamedTuple):
     fy: Tensor  # fractional part of y
     fx: Tensor
     mask: Tensor | None
+
+    def position_gradients(self, dots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of dy, dx and mask from the products of the column's gradient with the corners, (..., 4)."""
+        top_left, top_right, bottom_left, bottom_right = dots.unbind(-1)
+        top = torch.lerp(top_left, top_right, self.fx)
+        bottom = torch.lerp(bottom_left, bottom_right, self.fx)
+        by_y = bottom - top
+        by_x = torch.lerp(top_right - top_left, bottom_right - bottom_left, self.fy)
+        by_mask = torch.lerp(top, bottom, self.fy)
+        if self.mask is not None:
+            by_y, by_x = by_y * self.mask, by_x * self.mask
+        return by_y, by_x, by_mask
+
+
+class _Piece(NamedTuple):
+    """A part of a block: which rows of it, and its index and weight, (pixels*G*K, 4)."""
+
+    rows: slice
+    index: Tensor
+    weight: Tensor
 
 
 class _Sampler:
@@ -80,13 +101,17 @@ class _Sampler:
         """The map inside a padded (N, H', W', C) table, as a view (N, C, H, W)."""
         return table[:, _PAD_BEFORE:-_PAD_AFTER, _PAD_BEFORE:-_PAD_AFTER].permute(0, 3, 1, 2)
 
-    def __iter__(self) -> Iterator[_Piece]:
-        column_bytes = self.groups * self.taps * self.table.shape[1] * self.table.element_size()
-        step = max(1, PIECE_BYTES // column_bytes)
-        for start in range(0, self.pixels, step):
-            yield self._piece(slice(start, min(start + step, self.pixels)))
+    def blocks(self) -> Iterator[_Block]:
+        bytes_per_pixel = 4 * self.groups * self.taps * (self.table.element_size() + self.first_row.element_size())
+        for rows in _slices(self.pixels, BLOCK_BYTES // bytes_per_pixel):
+            yield self._block(rows)
 
-    def _piece(self, rows: slice) -> _Piece:
+    def pieces(self, block: _Block) -> Iterator[_Piece]:
+        bytes_per_pixel = self.groups * self.taps * self.table.shape[1] * self.table.element_size()
+        for rows in _slices(len(block.index), PIECE_BYTES // bytes_per_pixel):
+            yield _Piece(rows, block.index[rows].view(-1, 4), block.weight[rows].view(-1, 4))
+
+    def _block(self, rows: slice) -> _Block:
         y0, fy = self._split(self.offset_y[rows] + (self.grid_y[rows] + self.tap_y), self.size[0])
         x0, fx = self._split(self.offset_x[rows] + (self.grid_x[rows] + self.tap_x), self.size[1])
         base = y0.mul_(self.pitch).add_(x0).mul_(self.groups).add_(self.first_row[rows])
@@ -101,7 +126,7 @@ class _Sampler:
         for corner, row in ((1, top), (3, bottom)):
             right = torch.mul(row, fx, out=weight[..., corner])
             torch.sub(row, right, out=weight[..., corner - 1])
-        return _Piece(rows, index, weight, fy, fx, mask)
+        return _Block(rows, index, weight, fy, fx, mask)
 
     def _split(self, coordinate: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Whole part as an index into the padded table, and fractional part."""
@@ -114,42 +139,34 @@ class _Sampler:
 
     def columns(self, piece: _Piece) -> Tensor:
         """Sampled and modulated input, (pixels, G*K*c)."""
-        bags = F.embedding_bag(
-            piece.index.view(-1, 4), self.table, mode="sum", per_sample_weights=piece.weight.view(-1, 4)
-        )
-        return bags.view(len(piece.index), -1)
+        bags = F.embedding_bag(piece.index, self.table, mode="sum", per_sample_weights=piece.weight)
+        return bags.view(-1, self.groups * self.taps * self.table.shape[1])
+
+    def dots(self, piece: _Piece, grad_columns: Tensor) -> Tensor:
+        """Products of the columns' gradient, (pixels*G*K, c), with the four corners, (pixels*G*K, 4)."""
+        # They are the derivatives of the bags by their weights. Only autograd's own kernel computes them without a copy
+        # of all rows; it has no public name, and autograd does not record inside an operator.
+        bag = torch.arange(len(piece.index), dtype=piece.index.dtype)
+        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            grad_columns, self.table, piece.index.view(-1), 4 * bag, bag.repeat_interleave(4), 0
+        ).view(-1, 4)
 
     def scatter(self, piece: _Piece, grad_columns: Tensor, grad_table: Tensor) -> None:
         """Add the gradient of the piece's columns, (pixels*G*K, c), to that of the table rows they came from."""
         # Some ten samples share a cell (four corners): sum each cell's samples first, again as weighted bags, so that
-        # the slow scattered addition sees a tenth of the rows, and each only once.
-        cell, order = torch.sort(piece.index[..., 0].flatten(), stable=True)
+        # the slow scattered addition sees a tenth of the rows, and each row once for each corner.
+        cell, order = torch.sort(piece.index[:, 0], stable=True)
         cell, count = torch.unique_consecutive(cell, return_counts=True)
         first = count.cumsum(0) - count
-        weight = piece.weight.view(-1, 4).index_select(0, order)
+        weight = piece.weight.t()[:, order].contiguous()
         for corner, step in enumerate(self.corners):
-            bags = F.embedding_bag(
-                order, grad_columns, first, mode="sum", per_sample_weights=weight[:, corner].contiguous()
-            )
+            bags = F.embedding_bag(order, grad_columns, first, mode="sum", per_sample_weights=weight[corner])
             grad_table.index_add_(0, cell.long() + step, bags)
 
-    def position_gradients(self, piece: _Piece, grad_columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of dy, dx and mask, each (pixels, G, K)."""
-        # d/d(weight) of a bag's rows is their dot product with the bag's gradient. Only autograd's own kernel computes
-        # it without a copy of all rows; it has no public name, and autograd does not record inside an operator.
-        bag = torch.arange(piece.fy.numel(), dtype=piece.index.dtype)
-        dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            grad_columns, self.table, piece.index.view(-1), 4 * bag, bag.repeat_interleave(4), 0
-        )
-        top_left, top_right, bottom_left, bottom_right = dots.view_as(piece.weight).unbind(-1)
-        top = torch.lerp(top_left, top_right, piece.fx)
-        bottom = torch.lerp(bottom_left, bottom_right, piece.fx)
-        by_y = bottom - top
-        by_x = torch.lerp(top_right - top_left, bottom_right - bottom_left, piece.fy)
-        by_mask = torch.lerp(top, bottom, piece.fy)
-        if piece.mask is not None:
-            by_y, by_x = by_y * piece.mask, by_x * piece.mask
-        return by_y, by_x, by_mask
+
+def _slices(total: int, step: int) -> Iterator[slice]:
+    step = max(1, step)
+    return (slice(start, min(start + step, total)) for start in range(0, total, step))
 
 
 def _to_pixels(t: Tensor, pixels: int) -> Tensor:
@@ -197,8 +214,9 @@ def forward(x, offset, mask, weight, bias, stride, padding, dilation) -> Tensor:
     sampler = _Sampler(x, offset, mask, weight.shape[-2:], stride, padding, dilation)
     matrix = _as_matrix(weight, sampler.groups).t()
     out = x.new_empty(sampler.pixels, len(weight))
-    for piece in sampler:
-        out[piece.rows] = _product(sampler.columns(piece), matrix)
+    for block in sampler.blocks():
+        for piece in sampler.pieces(block):
+            out[block.rows][piece.rows] = _product(sampler.columns(piece), matrix)
     if bias is not None:
         out += bias
     return out.view(len(x), *offset.shape[-2:], len(weight)).permute(0, 3, 1, 2).to(dtype)
@@ -221,21 +239,25 @@ def backward(
     shape = (sampler.pixels, sampler.groups, sampler.taps)
     grad_offset = x.new_empty(2, *shape) if needs_offset else None
     grad_mask = x.new_empty(shape) if needs_mask else None
-    for piece in sampler:
-        grad_out = grad[piece.rows]
-        if needs_weight:
-            grad_matrix += _product(grad_out.t(), sampler.columns(piece))
-        if not (needs_x or needs_offset or needs_mask):
-            continue
-        grad_columns = _product(grad_out, matrix).view(-1, sampler.table.shape[1])
-        if needs_x:
-            sampler.scatter(piece, grad_columns, grad_table)
+    for block in sampler.blocks():
+        dots = torch.empty_like(block.weight)
+        for piece in sampler.pieces(block):
+            grad_out = grad[block.rows][piece.rows]
+            if needs_weight:
+                grad_matrix += _product(grad_out.t(), sampler.columns(piece))
+            if not (needs_x or needs_offset or needs_mask):
+                continue
+            grad_columns = _product(grad_out, matrix).view(-1, sampler.table.shape[1])
+            if needs_x:
+                sampler.scatter(piece, grad_columns, grad_table)
+            if needs_offset or needs_mask:
+                dots[piece.rows].view(-1, 4).copy_(sampler.dots(piece, grad_columns))
         if needs_offset or needs_mask:
-            by_y, by_x, by_mask = sampler.position_gradients(piece, grad_columns)
+            by_y, by_x, by_mask = block.position_gradients(dots)
             if needs_offset:
-                grad_offset[0, piece.rows], grad_offset[1, piece.rows] = by_y, by_x
+                grad_offset[0, block.rows], grad_offset[1, block.rows] = by_y, by_x
             if needs_mask:
-                grad_mask[piece.rows] = by_mask
+                grad_mask[block.rows] = by_mask
 
     grad_x = sampler.interior(grad_table.view(sampler.shape)) if needs_x else None
     if needs_offset:

@@ -90,9 +90,10 @@ def test_by_hand():
     ],
     ids=str,
 )
-@pytest.mark.parametrize("piece_bytes", [2000, 2**23])
-def test_equals_torchvision(geometry, piece_bytes, monkeypatch):
-    monkeypatch.setattr(deform_conv_cpu, "PIECE_BYTES", piece_bytes)
+@pytest.mark.parametrize("portions", [(2_000, 20_000), (2**24, 2**25)], ids=str)
+def test_equals_torchvision(geometry, portions, monkeypatch):
+    monkeypatch.setattr(deform_conv_cpu, "PIECE_BYTES", portions[0])
+    monkeypatch.setattr(deform_conv_cpu, "BLOCK_BYTES", portions[1])
     inputs = make_inputs(**geometry)
     options = {k: geometry.get(k, 1) for k in ("stride", "padding", "dilation")}
     ours = with_gradients(lambda *t: modulated_deform_conv2d(*t, **options), inputs)
@@ -186,6 +187,7 @@ def test_no_ninefold_buffer():
     geometry = ((1, 1),) * 3
     with pytest.MonkeyPatch.context() as patch, Largest() as largest:
         patch.setattr(deform_conv_cpu, "PIECE_BYTES", 2**20)
+        patch.setattr(deform_conv_cpu, "BLOCK_BYTES", 2**20)
         deform_conv_cpu.forward(x, offset, mask, weight, bias, *geometry)
         deform_conv_cpu.backward(x, x, offset, mask, weight, *geometry, (True,) * 4)
     assert x.numel() <= largest.numel < 1.5 * x.numel()
