@@ -2,10 +2,15 @@
 """Train FaPN and its FPN twin on generated shapes for a few minutes, print their scores, write a page of pictures."""
 
 import argparse
+import os
 import shlex
 import sys
 import time
 from pathlib import Path
+
+# Threads of OpenMP that wait by spinning take the cores from those that work as soon as anything else runs beside: six
+# times the CPU time was measured on two shared cores. To be said before torch starts them.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from fapn_d2.engine import user_errors_as_messages
 from fapn_d2.engine.demo import run_demo, text_table

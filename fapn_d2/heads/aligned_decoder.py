@@ -32,8 +32,8 @@ class AlignedDecoderHead(nn.Module):
     Args:
         input_shape: channels and stride of the levels that are read, finest first.
         num_classes: K.
-        channels: D; 0: no hidden layer, the classifier reads the concatenated levels (PSPNet, whose last hidden layer is
-            that of its pyramid pooling).
+        channels: D; 0: no hidden layer, the classifier reads the concatenated levels (PSPNet, whose last hidden layer
+            is that of its pyramid pooling).
         norm: name for Detectron2's ``get_norm``.
         loss: (logits, target) -> scalar; see ``fapn_d2.layers.losses``.
         loss_weight: factor on all losses.

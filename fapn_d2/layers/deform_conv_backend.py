@@ -41,6 +41,8 @@ def implementation(x: Tensor, offset: Tensor, weight: Tensor, *, backward: bool)
     """
     if x.device.type == "cpu":
         small = deform_conv_cpu.is_small(x, offset, weight, backward=backward)
+        # A NaN offset makes torchvision's CPU operator read wild addresses; a diverged run must end with a message.
+        small = small and not offset.isnan().any()
         return deform_conv_torchvision if small else deform_conv_cpu
     reason = deform_conv_triton.unsupported(x, weight)
     if not reason:

@@ -102,9 +102,7 @@ FUSIONS = {
 }
 
 
-def build_fusion(
-    name: str, channels: int, num_maps: int, *, key: str, also_allowed: tuple[str, ...] = ()
-) -> nn.Module:
+def build_fusion(name: str, channels: int, num_maps: int, *, key: str, also_allowed: tuple[str, ...] = ()) -> nn.Module:
     """The fusion of ``num_maps`` maps of ``channels`` channels named by the config key ``key``.
 
     Raises:

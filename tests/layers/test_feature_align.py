@@ -66,3 +66,15 @@ def test_errors():
         FeatureAlign(8, upsample="cubic")
     with pytest.raises(ValueError, match="12 channels cannot be split into 8 offset groups"):
         FeatureAlign(12)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (24, 32)])
+def test_diverged_offsets_give_nan_instead_of_a_crash(size):
+    """torchvision's CPU operator, which small maps use, ends the process on NaN offsets."""
+    module = randomised(8)
+    with torch.no_grad():
+        module.offset_mask.bias[:144] = torch.nan
+    output = module(torch.randn(1, 8, *size, dtype=torch.float64), torch.randn(1, 8, *size, dtype=torch.float64))
+    # relu keeps NaN
+    assert output.isnan().all()
+    output.sum().backward()
