@@ -21,13 +21,13 @@ pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 
 # One folder per Python version and set of pins, complete only once its stamp exists: an interrupted download resumes.
 tag=$("$venv/bin/python" -c 'import sys; print("py%d%d" % sys.version_info[:2])')
-pins=$(cat requirements/*.txt setup.py | sha256sum | cut -c1-12)
 wheels=$cache/wheels-$tag
-stamp=$wheels/.complete-$pins
 requirements=$wheels/requirements.txt
 mkdir -p "$wheels"
 # setup.py is the only list of dependencies; ask it instead of repeating it here.
-"$venv/bin/python" setup.py --print-requirements dev eval timm >"$requirements"
+"$venv/bin/python" setup.py --print-requirements dev eval timm export >"$requirements"
+pins=$(cat requirements/*.txt "$requirements" | sha256sum | cut -c1-12)
+stamp=$wheels/.complete-$pins
 
 # Options that make pip take a wheel tagged for another Python; see requirements/detectron2.txt.
 foreign=(--no-deps --require-hashes --only-binary=:all: --python-version 3.10 --implementation cp --abi none --platform any)
