@@ -199,6 +199,17 @@ def _add_data(cfg: CN) -> None:
     # Random brightness, contrast, saturation and hue as in SSD's training.
     if "COLOR_AUG_SSD" not in cfg.INPUT:
         cfg.INPUT.COLOR_AUG_SSD = False
+    # DATALOADER.SAMPLER_TRAIN "ClassUniformSampler", for semantic labels: every class gets equally many crops that hold
+    # it, as in SFNet's code of 2020.
+    cfg.DATALOADER.CLASS_UNIFORM = CN()
+    cfg.DATALOADER.CLASS_UNIFORM.FRACTION = 0.5  # of the samples; the others are images in random order
+    # Images are divided into squares of this side, in pixels; each has one point for each class in it.
+    cfg.DATALOADER.CLASS_UNIFORM.TILE = 1024
+    # Where the crop lies: "around": anywhere, as long as it holds the point; "centred" on it, as far as the image goes.
+    cfg.DATALOADER.CLASS_UNIFORM.PLACE = "around"
+    # Folder of the list of points, which runs may share; it is made once, and anew where labels change. Empty:
+    # OUTPUT_DIR.
+    cfg.DATALOADER.CLASS_UNIFORM.CACHE = ""
 
 
 def _add_engine(cfg: CN) -> None:
@@ -214,6 +225,20 @@ def _add_engine(cfg: CN) -> None:
     # Widths in pixels of the bands around the outlines in the ground truth within which mIoU is reported as well: n of
     # FaPN's Table 2, where it is [3, 5, 8, 12]. Empty: none.
     cfg.TEST.BOUNDARY_WIDTHS = []
+    # How networks that predict classes of pixels, and nothing else, see an image. The defaults are the plain network.
+    cfg.TEST.SEM_SEG = CN()
+    cfg.TEST.SEM_SEG.MODE = "whole"  # or "slide": overlapping windows, whose scores are averaged where they overlap
+    # (H, W) of the windows in pixels of the scaled image. Smaller images are padded below and on the right.
+    cfg.TEST.SEM_SEG.CROP_SIZE = (864, 864)
+    cfg.TEST.SEM_SEG.STRIDE = 0.667  # from window to window, in windows; the last one is shifted into the image
+    cfg.TEST.SEM_SEG.CROP_GROWS = False  # with scales above 1, as in SFNet's code of 2020: as many windows as at 1
+    cfg.TEST.SEM_SEG.SCALES = [1.0]  # factors on the image as INPUT.MIN_SIZE_TEST makes it
+    cfg.TEST.SEM_SEG.FLIP = False  # each scale also mirrored
+    cfg.TEST.SEM_SEG.AVERAGE = "logits"  # over windows, scales and mirror images; or "probabilities"
+    cfg.TEST.SEM_SEG.BATCH = 4  # windows that go through the network together
+    # Device of the averages, up to two maps of an image's size with a number a class, three while one is resized: "cpu"
+    # where they are too large for the GPU. Empty: the model's.
+    cfg.TEST.SEM_SEG.ACCUMULATE = ""
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW"
     # Type of numbers under SOLVER.AMP.ENABLED: "float16" (CUDA only, with loss scaling), "bfloat16", or
     # "auto": float16 on CUDA, as Detectron2 does it, and bfloat16 on the CPU.
