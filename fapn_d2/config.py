@@ -236,8 +236,8 @@ def _add_engine(cfg: CN) -> None:
     cfg.TEST.SEM_SEG.FLIP = False  # each scale also mirrored
     cfg.TEST.SEM_SEG.AVERAGE = "logits"  # over windows, scales and mirror images; or "probabilities"
     cfg.TEST.SEM_SEG.BATCH = 4  # windows that go through the network together
-    # Device of the averages, up to two maps of an image's size with a number a class, three while one is resized: "cpu"
-    # where they are too large for the GPU. Empty: the model's.
+    # Device of the averages, up to three maps of an image's size with a number a class: "cpu" where they are too large
+    # for the GPU. Empty: the model's.
     cfg.TEST.SEM_SEG.ACCUMULATE = ""
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW"
     # Type of numbers under SOLVER.AMP.ENABLED: "float16" (CUDA only, with loss scaling), "bfloat16", or

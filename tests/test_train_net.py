@@ -65,8 +65,9 @@ def start(*words) -> subprocess.Popen:
 
 def test_two_processes_train_and_score_as_one(config, tmp_path, monkeypatch):
     one, two = tmp_path / "one", tmp_path / "two"
-    process = start("--config-file", config, "--num-gpus", 2, "OUTPUT_DIR", two)
-    assert run(monkeypatch, "--config-file", config, "OUTPUT_DIR", one) == 0
+    windows = ("TEST.SEM_SEG.MODE", "slide", "TEST.SEM_SEG.CROP_SIZE", (32, 24), "TEST.SEM_SEG.FLIP", True)
+    process = start("--config-file", config, "--num-gpus", 2, "OUTPUT_DIR", two, *windows)
+    assert run(monkeypatch, "--config-file", config, "OUTPUT_DIR", one, *windows) == 0
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert json.loads((two / "run.json").read_text())["processes"] == 2
@@ -126,6 +127,7 @@ def test_evaluation_alone(config, tmp_path, monkeypatch, capsys):
             "error: unknown config key SOLVER.MAXITER in the command line",
         ),
         (("DATASETS.TRAIN", "('camvid_sem_seg_trian',)"), "camvid_sem_seg_tr"),
+        (("TEST.SEM_SEG.MODE", "slices"), 'error: TEST.SEM_SEG.MODE is "slices"; allowed are'),
         (("MODEL.WEIGHTS", "none.pth"), "error: weight file none.pth does not exist"),
         (("MODEL.WEIGHTS", "torchvision://resnet19"), "error: unknown weights torchvision://resnet19; known are"),
         (

@@ -66,6 +66,8 @@ def _sizes(cfg: CfgNode, factor: float) -> list[Any]:
     sides = {key: _value(cfg, key) for key in keys}
     given = [side for value in sides.values() for side in _listed(value) if side > 0]  # 0: as the image is
     factor = min(1.0, max(factor, MIN_SIDE / min(given)))
+    if cfg.TEST.SEM_SEG.MODE == "slide":  # does not bound the factor: rows that only test otherwise train alike
+        sides["TEST.SEM_SEG.CROP_SIZE"] = cfg.TEST.SEM_SEG.CROP_SIZE
     changed: list[Any] = []
     for key, value in sides.items():
         smaller = [round(side * factor) for side in _listed(value)]

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..data import build_test_loader, build_train_loader, check_datasets
 from ..evaluation import build_evaluator
+from ..meta_arch import build_inference, check_inference
 from .checkpoint import Checkpointer
 from .data_stream import stream_of
 from .hooks import StopOnSignal
@@ -49,6 +50,7 @@ class Trainer(DefaultTrainer):
         if images < 1 or images % processes:
             raise ValueError(f"SOLVER.IMS_PER_BATCH is {images}, no multiple of the number of processes, {processes}")
         dtype = amp_dtype(cfg)
+        check_inference(cfg)
         _check_once(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
 
@@ -127,13 +129,14 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict:
-        """Score on DATASETS.TEST; the main process also writes the numbers to ``OUTPUT_DIR/results.json``.
+        """Score on DATASETS.TEST, as TEST.SEM_SEG says; the main process also writes the numbers to
+        ``OUTPUT_DIR/results.json``.
 
         Returns:
             {task: {metric: value}}, or {data set: {task: ...}} for several; empty on other ranks.
         """
         share_buffers(model)
-        results = super().test(cfg, model, evaluators)
+        results = super().test(cfg, build_inference(cfg, model), evaluators)
         if comm.is_main_process() and cfg.OUTPUT_DIR:
             os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
             with open(os.path.join(cfg.OUTPUT_DIR, "results.json"), "w") as file:

@@ -4,9 +4,10 @@ import json
 import logging
 import re
 
+import pytest
 import torch
 
-from fapn_d2.engine import argument_parser, load_config, setup
+from fapn_d2.engine import argument_parser, load_config, prepare_config, setup
 
 
 def arguments(*words: str):
@@ -54,3 +55,10 @@ def test_without_a_gpu_the_cpu_is_used(tmp_path, monkeypatch):
     cfg = setup(arguments("OUTPUT_DIR", str(tmp_path), "MODEL.DEVICE", "cuda"))
     assert cfg.MODEL.DEVICE == "cpu"
     assert "Running on the CPU: there is no GPU on this machine" in (tmp_path / "log.txt").read_text()
+
+
+def test_ways_of_testing_that_cannot_work_are_refused():
+    with pytest.raises(ValueError, match=r"TEST\.SEM_SEG\.STRIDE must be above 0 and at most 1"):
+        prepare_config(arguments("TEST.SEM_SEG.STRIDE", "0"))
+    with pytest.raises(ValueError, match=r"MODEL\.META_ARCHITECTURE GeneralizedRCNN predicts objects"):
+        prepare_config(arguments("TEST.SEM_SEG.FLIP", "True"))

@@ -74,3 +74,11 @@ def test_crops_of_scaled_images():
 def test_the_factor_is_checked(factor):
     with pytest.raises(ValueError, match="--shrink must be above 0 and at most 1"):
         shrinking(load_config(), factor)
+
+
+def test_windows_shrink_with_the_images_and_bound_nothing():
+    keys = dict(INPUT__MIN_SIZE_TRAIN=(1000,), INPUT__MAX_SIZE_TRAIN=2000, INPUT__MIN_SIZE_TEST=1000)
+    windows = dict(TEST__SEM_SEG__MODE="slide", TEST__SEM_SEG__CROP_SIZE=(500, 250))
+    cfg = shrunken(0.001, **keys, **windows)
+    assert (cfg.INPUT.MIN_SIZE_TRAIN, cfg.TEST.SEM_SEG.CROP_SIZE) == ((128,), (64, 32))
+    assert shrunken(0.5, **keys).TEST.SEM_SEG.CROP_SIZE == (864, 864)

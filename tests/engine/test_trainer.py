@@ -6,14 +6,18 @@ import multiprocessing
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase
+from PIL import Image
 
 from fapn_d2.engine import Trainer, evaluate
 from fapn_d2.engine.hooks import EXIT_STOPPED
 from fapn_d2.engine.train_step import NonFiniteLossError
+from fapn_d2.evaluation.sem_seg import confusion_matrix
+from fapn_d2.evaluation.sem_seg import scores as scores_of
 
 from .toys import losses_of, same_weights, toy_config
 
@@ -171,6 +175,33 @@ def test_evaluation_without_weights_is_refused(camvid, tmp_path, caplog):
     with pytest.raises(ValueError, match=r"no weights are given: set MODEL.WEIGHTS"):
         evaluate(toy_config(tmp_path))
     assert evaluate(toy_config(tmp_path), allow_partial=True)["sem_seg"]["mIoU"] >= 0
+
+
+def test_windows_and_mirror_images_are_scored(camvid, tmp_path):
+    """At TEST.EVAL_PERIOD, at the end and alone; against the same by hand."""
+    test = ("TEST.SEM_SEG.MODE", "slide", "TEST.SEM_SEG.CROP_SIZE", "(16, 32)", "TEST.SEM_SEG.STRIDE", "1.0")
+    test = (*test, "TEST.SEM_SEG.FLIP", "True", "TEST.EVAL_PERIOD", "4", "SOLVER.MAX_ITER", "8")
+    trainer = trained(toy_config(tmp_path / "out", *test))
+    weights = ("MODEL.WEIGHTS", str(tmp_path / "out" / "model_final.pth"))
+    alone = evaluate(toy_config(tmp_path / "eval", *test, *weights))["sem_seg"]
+    assert alone == pytest.approx(trainer._last_eval_results["sem_seg"], nan_ok=True)
+    assert trainer.model.training
+
+    model, matrix = trainer.model.eval(), 0
+    labels = {r["file_name"]: r["sem_seg_file_name"] for r in DatasetCatalog.get("camvid_sem_seg_val")}
+    for (sample,) in Trainer.build_test_loader(trainer.cfg, "camvid_sem_seg_val"):
+        image, total = sample["image"], 0
+        for view in (image, image.flip(-1)):  # 32x32: an upper and a lower half
+            halves = [{"image": half, "height": 16, "width": 32} for half in (view[:, :16], view[:, 16:])]
+            with torch.no_grad():
+                scores = torch.cat([x["sem_seg"] for x in model(halves)], dim=1)
+            total = total + (scores if view is image else scores.flip(-1))
+        truth = torch.from_numpy(np.array(Image.open(labels[sample["file_name"]]), np.int64))
+        matrix = matrix + confusion_matrix(total.argmax(0), truth, 11)
+    expected = scores_of(matrix.numpy(), [str(n) for n in range(11)])
+    assert alone["mIoU"] == pytest.approx(expected["mIoU"])
+    plain = evaluate(toy_config(tmp_path / "plain", *weights))["sem_seg"]
+    assert plain["mIoU"] != alone["mIoU"]
 
 
 @pytest.mark.gpu
