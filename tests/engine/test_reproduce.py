@@ -201,6 +201,19 @@ def test_rows_that_are_one_network_have_one_hash():
         assert len({config_hash(find_row(ledgers, row).network.load()) for row in same}) == 1, same
 
 
+def test_sfnets_ways_of_testing_share_a_training(tmp_path):
+    """SFNet-R101 is printed by windows, with mirror images, at several scales: one training, scored thrice."""
+    rows = {name: find_row(load_ledgers(), f"sfnet.{name}") for name in ("t4.r101_fam", "t5.fam", "t7.sfnet_r101")}
+    jobs = {name: next(jobs_of(row, seeds=1, output=tmp_path)) for name, row in rows.items()}
+    assert len({job.folder for job in jobs.values()}) == 1 and len({job.record for job in jobs.values()}) == 3
+    shown = {name: row.network.load().TEST.SEM_SEG for name, row in rows.items()}
+    assert [node.MODE for node in shown.values()] == ["slide"] * 3
+    assert [node.FLIP for node in shown.values()] == [False, True, True]
+    assert [list(node.SCALES) for node in shown.values()] == [[1.0], [1.0], [0.75, 1.0, 1.25]]
+    text = find_row(load_ledgers(), "sfnet.text2.sfnet_r101")  # repeats Table 4's number
+    assert config_hash(text.network.load()) == config_hash(rows["t4.r101_fam"].network.load())
+
+
 def test_texts(ledger, tmp_path):
     listing = describe_list([ledger])
     assert "  Table 1: Toys on a table." in listing and "4 of 5 rows are built" in listing
