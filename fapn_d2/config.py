@@ -217,6 +217,11 @@ def _add_engine(cfg: CN) -> None:
     # Names (prefixes of parameter names, "roi_heads.box_predictor") that training does not take from MODEL.WEIGHTS but
     # initialises: what is meant to differ when a trained network is tuned on other classes. Never used in evaluation.
     cfg.MODEL.WEIGHTS_SKIP = []
+    # Convolutions with channels as the innermost dimension, which suits half precisions on tensor cores.
+    cfg.MODEL.CHANNELS_LAST = False
+    # torch.compile of the backbone (bottom-up network and pyramid); "dynamic": one program for all sizes of images, as
+    # detectors need it; "static": one for each size, at most eight, for training on crops; "none": not compiled.
+    cfg.MODEL.COMPILE = "none"
     # What scores: "fast", this project's counting and, for COCO, the package hotcoco where it is installed; or
     # "official": pycocotools, panopticapi, cityscapesscripts. They agree (tests/evaluation); the latter take minutes.
     cfg.TEST.BACKEND = "fast"

@@ -16,6 +16,7 @@ from torch import nn
 from ..data import build_test_loader, build_train_loader, check_datasets
 from ..evaluation import build_evaluator
 from ..meta_arch import build_inference, check_inference
+from .acceleration import accelerate
 from .checkpoint import Checkpointer
 from .data_stream import stream_of
 from .hooks import StopOnSignal
@@ -55,7 +56,7 @@ class Trainer(DefaultTrainer):
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
 
         seed_generators(seed)
-        model = self.build_model(cfg)
+        model = accelerate(self.build_model(cfg), cfg)
         optimizer = self.build_optimizer(cfg, model)
         with seeded(seed):  # the same order of images for every network
             loader = self.build_train_loader(cfg)
@@ -156,7 +157,7 @@ def evaluate(cfg: CfgNode, *, resume: bool = False, allow_partial: bool = False)
         ValueError, FileNotFoundError: as :meth:`Checkpointer.load`, or the data sets are not usable.
     """
     _check_once(cfg, list(cfg.DATASETS.TEST))
-    model = Trainer.build_model(cfg)
+    model = accelerate(Trainer.build_model(cfg), cfg)
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, cfg=cfg, allow_partial=allow_partial)
     if not (resume and checkpointer.resume()):
         checkpointer.load(cfg.MODEL.WEIGHTS)

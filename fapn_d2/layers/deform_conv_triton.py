@@ -25,10 +25,9 @@ def unsupported(x: Tensor, weight: Tensor) -> str:
     """Why the kernels cannot run on these tensors; empty if they can."""
     if not x.is_cuda:
         return f"the kernels are for CUDA, not {x.device.type}"
-    if find_spec("triton") is None:
-        return "the package triton is not installed"
-    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
-        return "Triton needs a C compiler: gcc, clang or the one that the environment variable CC names"
+    lacking = missing_toolchain()
+    if lacking:
+        return f"the kernels need {lacking}"
     if x.dtype not in DTYPES:
         return f"the kernels are for {', '.join(str(d).removeprefix('torch.') for d in DTYPES)}, not {x.dtype}"
     if x.shape[1] % CHANNEL_MULTIPLE or weight.shape[0] % CHANNEL_MULTIPLE:
@@ -38,6 +37,15 @@ def unsupported(x: Tensor, weight: Tensor) -> str:
         )
     if _capability(x.device) < (8, 0):
         return "the kernels need a GPU of compute capability 8.0 or more"
+    return ""
+
+
+def missing_toolchain() -> str:
+    """What Triton's kernels cannot be compiled without and this machine lacks; empty if nothing."""
+    if find_spec("triton") is None:
+        return "the package triton"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "a C compiler: gcc, clang or the one that the environment variable CC names"
     return ""
 
 

@@ -294,9 +294,9 @@ def test_what_the_kernels_cannot_do_is_said(monkeypatch):
     assert "compute capability 8.0" in deform_conv_triton.unsupported(tensor_like(), weight)
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(deform_conv_triton.shutil, "which", lambda name: None)
-    assert "needs a C compiler" in deform_conv_triton.unsupported(tensor_like(), weight)
+    assert "the kernels need a C compiler" in deform_conv_triton.unsupported(tensor_like(), weight)
     monkeypatch.setattr(deform_conv_triton, "find_spec", lambda name: None)
-    assert deform_conv_triton.unsupported(tensor_like(), weight) == "the package triton is not installed"
+    assert deform_conv_triton.unsupported(tensor_like(), weight) == "the kernels need the package triton"
 
 
 def test_launches_fit_the_work():
