@@ -6,6 +6,7 @@ suites:
   neck     FaPN's pyramid and FPN's on the same bottom-up maps
   model    inference of whole networks
   train    forward, backward and step of whole networks
+  speed    frames a second of real-time networks at fixed size, beside their papers'
   sweep    the deformable convolution's CUDA kernels in other launch shapes
 
 examples:
@@ -13,6 +14,7 @@ examples:
   %(prog)s ops --images 800x1333 --strides 4 --batches 2 --dtypes bf16
   %(prog)s model --images 512x1024 --batches 1 --dtypes bf16 --channels-last --compile \\
       --configs configs/fapn/semantic_R_18_FPN_camvid.yaml configs/fapn/semantic_R_18_FaPN_camvid.yaml
+  %(prog)s speed --channels-last --fold-bn --compile --cuda-graph
 """
 
 import argparse
@@ -24,8 +26,10 @@ from fapn_d2.engine import user_errors_as_messages
 from fapn_d2.engine.benchmark import measure
 from fapn_d2.engine.benchmark_networks import model_comparisons, neck_comparisons, train_comparisons
 from fapn_d2.engine.benchmark_ops import operator_comparisons
-from fapn_d2.engine.benchmark_options import DTYPES, PASSES, Options
-from fapn_d2.engine.benchmark_report import describe_machine, table, write_json
+from fapn_d2.engine.benchmark_options import DTYPES, PASSES, TIMED, Options
+from fapn_d2.engine.benchmark_report import describe_machine, speed_table, table, write_json
+from fapn_d2.engine.benchmark_speed import DEFAULTS as SPEED_SIZES
+from fapn_d2.engine.benchmark_speed import speed_comparisons
 from fapn_d2.engine.benchmark_sweep import sweep_comparisons
 
 SUITES = {
@@ -33,6 +37,7 @@ SUITES = {
     "neck": neck_comparisons,
     "model": model_comparisons,
     "train": train_comparisons,
+    "speed": speed_comparisons,
     "sweep": sweep_comparisons,
 }
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "fapn"
@@ -56,6 +61,10 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def _timed_help() -> str:
+    return "speed: " + "; ".join(f"{name}: {what}" for name, what in TIMED.items()) + " (default: logits)"
+
+
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=SUITES)
@@ -71,14 +80,21 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--channels", type=positive, default=256, help="ops, sweep")
     parser.add_argument("--groups", type=positive, default=8, help="ops, sweep: offset groups")
     parser.add_argument(
-        "--configs", nargs="+", action="append", help="neck, model, train: YAML files to compare, the reference first"
+        "--configs",
+        nargs="+",
+        action="append",
+        help="neck, model, train: YAML files to compare, the reference first; speed: to time",
     )
     parser.add_argument("--opts", nargs="+", default=(), metavar="KEY VALUE", help="changes to every config")
     parser.add_argument("--repeats", type=positive, help="timed runs of each alternative")
     parser.add_argument("--warmup", type=positive, help="runs before those")
     parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--compile", action="store_true", help="torch.compile of operator, neck, or network's backbone")
-    parser.add_argument("--cuda-graph", action="store_true", help="replay the forward pass (ops, neck)")
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile of operator, neck, network's backbone, network"
+    )
+    parser.add_argument("--cuda-graph", action="store_true", help="replay the forward pass (ops, neck, speed)")
+    parser.add_argument("--fold-bn", action="store_true", help="speed: batch norms become part of convolutions")
+    parser.add_argument("--timed", choices=TIMED, default="logits", help=_timed_help())
     parser.add_argument("--quick", action="store_true", help="small and few: under a minute on two cores")
     parser.add_argument("--json", default="output/benchmark.json", help="where the numbers are kept")
     parser.add_argument("--debug", action="store_true", help="tracebacks for all errors")
@@ -89,7 +105,10 @@ def options_from(args: argparse.Namespace) -> Options:
     """Real sizes on a GPU; one image of 480x640 on a CPU, whose stride-4 map is the 120x160 of the project's notes."""
     device = torch.device(args.device)
     large = device.type == "cuda" and not args.quick
-    default_images = ((800, 1333), (512, 1024), (1024, 2048)) if large else ((480, 640),)
+    if args.suite == "speed":
+        default_images = tuple(SPEED_SIZES) if large else ((360, 480),)
+    else:
+        default_images = ((800, 1333), (512, 1024), (1024, 2048)) if large else ((480, 640),)
     if args.quick:
         default_images = ((192, 256),)
     groups = QUICK_GROUPS if args.quick else GROUPS
@@ -97,7 +116,7 @@ def options_from(args: argparse.Namespace) -> Options:
     return Options(
         device=device,
         images=tuple(args.images or default_images),
-        batches=tuple(args.batches or ((1, 2, 8) if large else (1,))),
+        batches=tuple(args.batches or ((1, 2, 8) if large and args.suite != "speed" else (1,))),
         dtypes=tuple(args.dtypes or (DTYPES if large else ("float32",))),
         passes=tuple(args.passes or (("forward",) if args.cuda_graph else PASSES)),
         strides=tuple(args.strides),
@@ -108,6 +127,8 @@ def options_from(args: argparse.Namespace) -> Options:
         channels_last=args.channels_last,
         compile=args.compile,
         cuda_graph=args.cuda_graph,
+        fold_norms=args.fold_bn,
+        timed=args.timed,
     ).check(args.suite)
 
 
@@ -122,7 +143,7 @@ def main(args: argparse.Namespace) -> None:
     measurements = []
     for comparison in SUITES[args.suite](options):
         found = measure(comparison, options.device, repeats=repeats, warmup=warmup)
-        print(table(comparison, found), flush=True)
+        print((speed_table if args.suite == "speed" else table)(comparison, found), flush=True)
         measurements += found
         write_json(args.json, machine, measurements)  # each time, so that an interrupted run keeps what it has
     print(f"numbers: {args.json}")

@@ -67,19 +67,19 @@ def _rectangles(boxes: torch.Tensor, size: tuple[int, int], mask_format: str) ->
 
 
 @torch.no_grad()
-def settle_frozen_norms(model: nn.Module, batch: list[dict]) -> None:
-    """Give frozen batch normalisations the statistics of one batch.
+def settle_norms(model: nn.Module, batch: list[dict]) -> None:
+    """Give batch normalisations, frozen ones too, the statistics of one batch.
 
-    They start as the identity, which lets the activations of a network with random weights grow until the losses are
-    not finite and Detectron2 stops.
+    They start as the identity, which lets the activations of a network with random weights grow until losses are not
+    finite, where Detectron2 stops, or samples lie outside of their maps, where there is nothing to read.
     """
 
-    def measure(norm: FrozenBatchNorm2d, inputs: tuple[torch.Tensor]) -> None:
+    def measure(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
         norm.running_var.copy_(inputs[0].float().var((0, 2, 3), correction=0))
         norm.running_mean.copy_(inputs[0].float().mean((0, 2, 3)))
 
-    frozen = [m for m in model.modules() if isinstance(m, FrozenBatchNorm2d)]
-    handles = [m.register_forward_pre_hook(measure) for m in frozen]
+    norms = [m for m in model.modules() if isinstance(m, (FrozenBatchNorm2d, nn.BatchNorm2d))]
+    handles = [m.register_forward_pre_hook(measure) for m in norms]
     training = model.training
     try:
         model.eval()(batch)

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..layers.deform_conv import ModulatedDeformConv2d
 from .benchmark import Comparison
-from .benchmark_inputs import build_random_network, random_batch, settle_frozen_norms
+from .benchmark_inputs import build_random_network, random_batch, settle_norms
 from .benchmark_options import DTYPES, Options, with_backend
 from .solver import build_optimizer
 
@@ -47,7 +47,7 @@ def model_comparisons(options: Options) -> Iterator[Comparison]:
         def build(config: str, size=size, batch=batch, setting=setting) -> tuple[nn.Module, Callable]:
             model, cfg = build_random_network(config, options.overrides, options.device, options.memory_format)
             images = random_batch(cfg, size, batch, options.device)
-            settle_frozen_norms(model, images)
+            settle_norms(model, images)
             model.eval()
             model.backbone = options.prepared(model.backbone)
 
@@ -67,7 +67,7 @@ def train_comparisons(options: Options) -> Iterator[Comparison]:
         def build(config: str, size=size, batch=batch, setting=setting) -> tuple[nn.Module, Callable]:
             model, cfg = build_random_network(config, options.overrides, options.device, options.memory_format)
             images = random_batch(cfg, size, batch, options.device)
-            settle_frozen_norms(model, images)
+            settle_norms(model, images)
             optimizer = build_optimizer(cfg, model.train())
             for group in optimizer.param_groups:
                 group["lr"] = 0.0  # the same work, and weights that stay as they are

@@ -8,12 +8,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from ..layers.deform_conv import set_backend
+from .realtime import check_cuda_graph, graphed
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PASSES = ("forward", "forward+backward")
+#: What a frame of the suite speed is, from and to the memory of the device.
+TIMED = {
+    "logits": "uint8 image to logits of its pixels",
+    "labels": "uint8 image to labels of its pixels",
+    "host": "uint8 image in the host's memory to labels there",
+}
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,17 @@ class Options:
     channels_last: bool = False
     compile: bool = False
     cuda_graph: bool = False
+    fold_norms: bool = False  # speed
+    timed: str = "logits"  # speed: a name in TIMED
 
     def check(self, suite: str) -> "Options":
         """Returns itself. Raises ValueError for choices that cannot act in this suite or on this device."""
-        if self.cuda_graph and self.device.type != "cuda":
-            raise ValueError(f"--cuda-graph needs a CUDA device, this is {self.device}")
-        if self.cuda_graph and suite not in ("ops", "neck"):
-            raise ValueError(f"--cuda-graph records the forward passes of ops and neck; {suite} has sizes that vary")
+        if self.cuda_graph:
+            check_cuda_graph(self.device)
+        if self.cuda_graph and suite not in ("ops", "neck", "speed"):
+            raise ValueError(f"--cuda-graph records passes of ops, neck and speed; {suite} has sizes that vary")
+        if suite != "speed" and (self.fold_norms or self.timed != "logits"):
+            raise ValueError(f"--fold-bn and --timed are for the suite speed, not {suite}")
         if self.cuda_graph and "forward+backward" in self.passes:
             raise ValueError("--cuda-graph records inference only: add --passes forward")
         if "fp16" in self.dtypes and self.device.type == "cpu":
@@ -81,30 +91,3 @@ def with_backend(backend: str, call: Callable) -> Callable:
             set_backend(previous)
 
     return run
-
-
-def graphed(function: Callable, *example: Any) -> Callable:
-    """``function``, recorded once as a CUDA graph without autograd.
-
-    ``example`` are its positional arguments, tensors in any nesting. The returned function copies its arguments, which
-    must have the same shapes, to where the recording reads them, replays, and returns tensors that the next call
-    overwrites.
-    """
-    static = pytree.tree_map(torch.clone, example)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    # What libraries set up at first use may not be recorded: let that happen before, on a stream beside.
-    with torch.no_grad(), torch.cuda.stream(stream):
-        for _ in range(3):
-            function(*static)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.no_grad(), torch.cuda.graph(graph):
-        result = function(*static)
-
-    def replay(*arguments: Any) -> Any:
-        pytree.tree_map(lambda to, value: to.copy_(value), static, arguments)
-        graph.replay()
-        return result
-
-    return replay

@@ -50,6 +50,33 @@ def table(comparison: Comparison, measurements: Sequence[Measurement]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def speed_table(comparison: Comparison, measurements: Sequence[Measurement]) -> str:
+    """One line a way of running a network: frames a second, and how they compare to the first line and the paper."""
+    found = {m.name: m for m in measurements}
+    setting = dict(comparison.setting)
+    paper, row = setting.pop("paper_fps"), setting.pop("paper_row")
+    reference = found.get(comparison.reference)
+    width = max(len(name) for name in comparison.alternatives)
+    label = "paper, its GPU"
+    head = (
+        f"{'':{width}}  {'fps':>8} {'median ms':>10} {'IQR':>7} {'peak MiB':>9} {'x fps':>7} {label:>15} {'x paper':>8}"
+    )
+    title = f"{comparison.suite}: " + ", ".join(f"{k} {v}" for k, v in setting.items())
+    lines = [title + (f" (paper: {row})" if row else ""), head]
+    for name in comparison.alternatives:
+        if name not in found:
+            lines.append(f"{name:{width}}  {comparison.skipped.get(name, 'left out')}")
+            continue
+        m = found[name]
+        fps = 1e3 * m.items / m.median_ms
+        first = reference and 1e3 * reference.items / reference.median_ms
+        lines.append(
+            f"{name:{width}}  {fps:8.1f} {m.median_ms:10.3f} {m.iqr_ms:7.3f} {_cell(m.peak_mib, 9)} "
+            f"{_ratio(fps, first, 7)} {_cell(paper, len(label) + 1)} {_ratio(fps, paper, 8)}"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def write_json(path: str, machine: dict[str, object], measurements: Sequence[Measurement]) -> None:
     """``machine`` and one record a measurement; the folder is made."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)

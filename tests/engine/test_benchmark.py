@@ -10,11 +10,12 @@ import torch
 
 from fapn_d2.engine import benchmark, load_config
 from fapn_d2.engine.benchmark import Comparison, Measurement, measure, peak_memory
-from fapn_d2.engine.benchmark_inputs import build_random_network, random_batch
+from fapn_d2.engine.benchmark_inputs import SETTINGS, build_random_network, random_batch
 from fapn_d2.engine.benchmark_networks import neck_comparisons
 from fapn_d2.engine.benchmark_ops import operator_comparisons
-from fapn_d2.engine.benchmark_options import Options, graphed
-from fapn_d2.engine.benchmark_report import describe_machine, table, write_json
+from fapn_d2.engine.benchmark_options import Options
+from fapn_d2.engine.benchmark_report import describe_machine, speed_table, table, write_json
+from fapn_d2.engine.benchmark_speed import paper_row, speed_comparisons
 from fapn_d2.engine.benchmark_sweep import neighbours
 from fapn_d2.layers.deform_conv_backend import get_backend
 from fapn_d2.layers.deform_conv_launch import Launch
@@ -92,6 +93,71 @@ def test_table_and_json(tmp_path):
     assert kept["measurements"][1]["median_ms"] == 6.0 and kept["measurements"][1]["setting"]["dtype"] == "bf16"
 
 
+def test_speed_table():
+    calls = {"float32": None, "bf16, compiled": None, "fp16": None}
+    setting = {"network": "net", "image": "64x96", "paper_row": "sfnet.t6.x", "paper_fps": 20.0}
+    comparison = Comparison("speed", setting, "float32", calls, skipped={"fp16": "no memory"})
+    found = [
+        Measurement("speed", setting, "float32", 50.0, 1.0, 7, 10.0),
+        Measurement("speed", setting, "bf16, compiled", 10.0, 0.5, 7, None),
+    ]
+    lines = speed_table(comparison, found).splitlines()
+    assert lines[0] == "speed: network net, image 64x96 (paper: sfnet.t6.x)"
+    assert "fps  median ms     IQR  peak MiB   x fps  paper, its GPU  x paper" in lines[1]
+    assert lines[2].split() == ["float32", "20.0", "50.000", "1.000", "10.0", "1.00", "20.0", "1.00"]
+    assert lines[3].split() == ["bf16,", "compiled", "100.0", "10.000", "0.500", "-", "5.00", "20.0", "5.00"]
+    assert lines[4].split() == ["fp16", "no", "memory"]
+    setting |= {"paper_row": None, "paper_fps": None}
+    lines = speed_table(comparison, found).splitlines()
+    assert lines[0] == "speed: network net, image 64x96" and lines[3].split()[-3:] == ["5.00", "-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides", "size", "row", "fps"),
+    [
+        ("sfnet/semantic_R_18_SFNet_cityscapes", (), (1024, 2048), "sfnet.t6.sfnet_r18", 18),
+        ("fapn/realtime_R_18_FaPN_cityscapes", (), (512, 1024), "fapn.t8a.fapn_r18_512", 142),
+        ("fapn/realtime_R_18_FaPN_cityscapes", (), (768, 1536), "fapn.t8a.fapn_r18_768", 78.1),
+        ("fapn/realtime_R_18_FaPN_coco_stuff", (), (640, 640), "fapn.t8b.fapn_r18", 154),
+        ("sfnet/semantic_DF2_SFNet_camvid", (), (360, 480), "sfnet.t10.sfnet_df2", 153.8),
+        (
+            "sfnet/semantic_DF2_SFNet_camvid",
+            ("MODEL.NECK.ALIGN", "bilinear_corners"),
+            (360, 480),
+            "sfnet.t10.wo_fam_df2",
+            155.1,
+        ),
+        ("sfnet/semantic_R_18_SFNet_cityscapes", (), (512, 1024), None, None),  # not printed
+        ("sfnet/semantic_R_18_SFNet_cityscapes", ("MODEL.FPN.OUT_CHANNELS", "64"), (1024, 2048), None, None),
+    ],
+)
+def test_the_papers_speed_is_that_of_the_same_network_and_size(config, overrides, size, row, fps):
+    path = str(REPOSITORY / f"configs/{config}.yaml")
+    cfg = load_config(path, [*SETTINGS, *overrides, "MODEL.DEVICE", "cpu"])
+    found = paper_row(path, cfg, size)
+    assert (found and found.id) == row and (found and found.paper["FPS"]) == fps
+
+
+def test_speed_times_every_way_on_the_same_images():
+    chosen = options(
+        configs=(CONFIGS[1:],), overrides=NARROW, images=((60, 90),), batches=(2,), dtypes=("float32", "bf16"),
+        channels_last=True, fold_norms=True,
+    )  # fmt: skip
+    (comparison,) = speed_comparisons(chosen)
+    assert list(comparison.alternatives) == [
+        "float32",
+        "float32, channels-last, norms folded",
+        "bf16, channels-last, norms folded",
+    ]
+    plain, folded, half = (call() for call in comparison.alternatives.values())
+    assert plain.shape == (2, 11, 60, 90)  # of the image, not of its padding
+    torch.testing.assert_close(folded, plain, rtol=1e-3, atol=1e-3)
+    assert (half.float() - plain).norm() < 0.05 * plain.norm()
+    (comparison,) = speed_comparisons(replace(chosen, timed="host"))
+    labels = comparison.alternatives["float32"]()
+    assert labels.dtype == torch.uint8 and torch.equal(labels.long(), plain.argmax(1))
+
+
 def test_operators_are_compared_at_the_sizes_of_a_pyramid():
     found = list(operator_comparisons(options(images=((100, 130),), strides=(8, 16), channels=16, groups=2)))
     assert [c.setting["map"] for c in found] == ["1x16x16x20", "1x16x8x10"]  # of the image padded to 128x160
@@ -138,10 +204,12 @@ def test_random_networks_are_alike_and_calm():
     assert cfg.MODEL.WEIGHTS == ""
 
 
-@pytest.mark.parametrize("suite", ["ops", "neck", "model", "train"])
+@pytest.mark.parametrize("suite", ["ops", "neck", "model", "train", "speed"])
 def test_the_tool(suite, tmp_path, capsys):
     arguments = ["--images", "64x64", "--repeats", "1", "--threads", "1", "--json", str(tmp_path / "n.json")]
     arguments += ["--strides", "16", "--channels", "16", "--dtypes", "bf16", "--quick", "--debug", "--opts", *NARROW]
+    if suite == "speed":
+        arguments += ["--configs", CONFIGS[1]]
     program = tool()
     threads = torch.get_num_threads()
     try:
@@ -149,17 +217,23 @@ def test_the_tool(suite, tmp_path, capsys):
     finally:
         torch.set_num_threads(threads)
     records = json.loads((tmp_path / "n.json").read_text())["measurements"]
-    passes = {"ops": 2, "neck": 2, "model": 1, "train": 1}[suite]
-    assert len(records) == 3 * passes
-    assert all(r["suite"] == suite and r["median_ms"] > 0 and r["setting"]["dtype"] == "bf16" for r in records)
     printed = capsys.readouterr().out
+    assert all(r["suite"] == suite and r["median_ms"] > 0 for r in records)
+    if suite == "speed":
+        assert len(records) == 2 and {r["name"] for r in records} == {"float32", "bf16"}
+        assert "image 64x64, batch 1, timed logits" in printed and "paper, its GPU" in printed
+        return
+    passes = {"ops": 2, "neck": 2, "model": 1, "train": 1}[suite]
+    assert len(records) == 3 * passes and all(r["setting"]["dtype"] == "bf16" for r in records)
     assert printed.count(f"{suite}: image 64x64") == passes and "x time" in printed
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["ops", "--cuda-graph"], "--cuda-graph needs a CUDA device"),
+        (["ops", "--cuda-graph"], "a CUDA graph needs a CUDA device, this is cpu"),
+        (["speed", "--cuda-graph"], "a CUDA graph needs a CUDA device, this is cpu"),
+        (["neck", "--fold-bn"], "--fold-bn and --timed are for the suite speed, not neck"),
         (["ops", "--dtypes", "fp16", "--device", "cpu"], "fp16 is for CUDA"),
         (["ops", "--groups", "3"], "--groups 3 must divide --channels 256"),
         (["sweep"], "the suite sweep times CUDA kernels"),
@@ -187,11 +261,3 @@ def test_sizes_are_read_strictly(text, capsys):
     with pytest.raises(SystemExit):
         tool().parse(["ops", "--images", text])
     assert "is not HEIGHTxWIDTH, as in 800x1333" in capsys.readouterr().err
-
-
-@pytest.mark.gpu
-def test_cuda_graph_replays_with_new_values():
-    device = torch.device("cuda")
-    replay = graphed(lambda maps: {"double": 2 * maps["x"]}, {"x": torch.zeros(3, device=device)})
-    for value in (1.0, 5.0):
-        assert replay({"x": torch.full((3,), value, device=device)})["double"].tolist() == [2 * value] * 3
