@@ -155,8 +155,7 @@ def export_onnx(
     path = Path(path)
     if path.suffix != ".onnx":
         raise ValueError(f"{path} must end with .onnx")
-    if opset < LEAST_OPSET:
-        raise ValueError(f"--opset {opset} is too old: PyTorch's exporter writes {LEAST_OPSET} and later")
+    _check_opset(opset)
     if static and size is None:
         raise ValueError("--static needs --size HEIGHTxWIDTH, the size of all images")
     wanted = _sizes(size, static=static)
@@ -165,7 +164,7 @@ def export_onnx(
     path.unlink(missing_ok=True)  # whatever happens, an older file must not pass for the new one
     mismatch = path.with_suffix(".mismatch.onnx")
     _write(exported, mismatch, shape=wanted[0], static=static, opset=opset, uint8=uint8)
-    _describe(mismatch, cfg, labels=labels, uint8=uint8)
+    _describe(mismatch, cfg, opset=opset, labels=labels, uint8=uint8)
     comparisons = compare(model, mismatch, wanted, uint8=uint8)
     _refuse_mismatch(comparisons, mismatch)
     mismatch.replace(path)
@@ -179,6 +178,17 @@ def require_packages() -> None:
             importlib.import_module(name)
         except ImportError as error:
             raise ValueError(f'export to ONNX needs the package {name}: pip install "fapn_d2[export]"') from error
+
+
+def _check_opset(opset: int) -> None:
+    import onnx
+
+    newest = onnx.defs.onnx_opset_version()
+    if not LEAST_OPSET <= opset <= newest:
+        raise ValueError(
+            f"--opset {opset}: PyTorch's exporter writes {LEAST_OPSET} and later, onnx {onnx.__version__} knows "
+            f"{newest} and earlier"
+        )
 
 
 def _sizes(size: tuple[int, int] | None, *, static: bool) -> list[tuple[int, int, int]]:
@@ -216,11 +226,14 @@ def _write(
         ) from error
 
 
-def _describe(path: Path, cfg: CfgNode, *, labels: bool, uint8: bool) -> None:
+def _describe(path: Path, cfg: CfgNode, *, opset: int, labels: bool, uint8: bool) -> None:
     """Put what a user of the file must know, and where it comes from, into its metadata; check the file."""
     import onnx
 
     model = onnx.load(path)
+    written = next(entry.version for entry in model.opset_import if not entry.domain)
+    if written != opset:  # the converter leaves a file as it is where it cannot convert it
+        raise ValueError(f"{path} is of opset {written}: PyTorch could not write this network as opset {opset}")
     model.producer_name, model.producer_version = "fapn_d2", __version__
     names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("stuff_classes") if cfg.DATASETS.TEST else None
     facts = {
