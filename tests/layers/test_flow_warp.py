@@ -95,6 +95,34 @@ def test_gradients():
     assert torch.autograd.gradcheck(flow_warp, (x, flow))
 
 
+def test_deterministic_on_the_cpu():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.use_deterministic_algorithms(True)
+    try:
+        x, flow = torch.randn(2, 16, 30, 40, requires_grad=True), torch.randn(2, 2, 60, 80, requires_grad=True)
+        runs = []
+        for _ in range(4):
+            out = flow_warp(x, 20 * flow)
+            runs.append([out, *torch.autograd.grad(out, (x, flow), torch.ones_like(out))])
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(runs[0], run))
+
+
+@pytest.mark.gpu
+def test_deterministic_mode_is_respected_on_cuda():
+    x, flow = torch.randn(1, 16, 6, 8, device="cuda", requires_grad=True), torch.randn(1, 2, 12, 16, device="cuda")
+    torch.use_deterministic_algorithms(True)
+    try:
+        out = flow_warp(x, flow)  # has no atomic additions
+        with pytest.raises(RuntimeError, match="deterministic"):
+            out.sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_samples_where_float32_does(dtype):
     """A grid of 1024 columns has more positions than a half between -1 and 1: it is not computed in one."""
