@@ -65,9 +65,10 @@ def start(*words) -> subprocess.Popen:
 
 def test_two_processes_train_and_score_as_one(config, tmp_path, monkeypatch):
     one, two = tmp_path / "one", tmp_path / "two"
-    windows = ("TEST.SEM_SEG.MODE", "slide", "TEST.SEM_SEG.CROP_SIZE", (32, 24), "TEST.SEM_SEG.FLIP", True)
-    process = start("--config-file", config, "--num-gpus", 2, "OUTPUT_DIR", two, *windows)
-    assert run(monkeypatch, "--config-file", config, "OUTPUT_DIR", one, *windows) == 0
+    ways = ("TEST.SEM_SEG.MODE", "slide", "TEST.SEM_SEG.CROP_SIZE", (32, 24), "TEST.SEM_SEG.FLIP", True)
+    ways = (*ways, "DATALOADER.SAMPLER_TRAIN", "ClassUniformSampler")
+    process = start("--config-file", config, "--num-gpus", 2, "OUTPUT_DIR", two, *ways)
+    assert run(monkeypatch, "--config-file", config, "OUTPUT_DIR", one, *ways) == 0
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert json.loads((two / "run.json").read_text())["processes"] == 2

@@ -8,8 +8,10 @@ from detectron2.config import CfgNode
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
-from fvcore.transforms.transform import PadTransform, Transform, TransformList
+from fvcore.transforms.transform import CropTransform, PadTransform, Transform, TransformList
 from PIL import Image
+
+from .class_uniform import SAMPLER_NAME
 
 
 class RandomScale(T.Augmentation):
@@ -76,6 +78,71 @@ class ColorPadTransform(PadTransform):
         return out
 
 
+class PointInput(T.AugInput):
+    """Detectron2's input of augmentations with a point that goes with the image, for augmentations to heed.
+
+    Args:
+        image, sem_seg: as ``AugInput``.
+        class_point: (row, column) of a pixel, or None.
+    """
+
+    def __init__(self, image: np.ndarray, *, sem_seg: np.ndarray | None = None, class_point: tuple | None = None):
+        super().__init__(image, sem_seg=sem_seg)
+        # The middle of the pixel, as coordinates of transforms count from corners of pixels.
+        self._xy = None if class_point is None else np.array([[class_point[1] + 0.5, class_point[0] + 0.5]])
+
+    @property
+    def class_point(self) -> tuple[int, int] | None:
+        """(row, column) of the pixel where the point now is."""
+        return None if self._xy is None else (int(self._xy[0, 1]), int(self._xy[0, 0]))
+
+    def transform(self, tfm: Transform) -> None:
+        super().transform(tfm)
+        if self._xy is not None:
+            self._xy = tfm.apply_coords(self._xy)
+
+
+class RandomCropAroundPoint(T.Augmentation):
+    """A random crop that holds the point of its input, if that has one.
+
+    Args:
+        kind, size: as Detectron2's ``RandomCrop``.
+        centred: with the point in the middle, as far as the image goes, instead of anywhere.
+        max_area: largest part of the labelled pixels in a crop that one class may have; ten crops are tried.
+        ignore_value: marks pixels that are not labelled.
+    """
+
+    def __init__(self, kind: str, size: Sequence[float], *, centred: bool, max_area: float, ignore_value: int):
+        super().__init__()
+        self.sizes = T.RandomCrop(kind, size)
+        self.without_point = T.RandomCrop_CategoryAreaConstraint(kind, size, max_area, ignore_value)
+        self.centred, self.max_area, self.ignore_value = centred, max_area, ignore_value
+
+    def get_transform(self, image: np.ndarray, sem_seg: np.ndarray, class_point: tuple[int, int] | None) -> Transform:
+        if class_point is None:
+            return self.without_point.get_transform(image, sem_seg)
+        for _ in range(10):
+            size = self.sizes.get_crop_size(image.shape[:2])
+            y, x = (self._start(*side) for side in zip(class_point, size, image.shape[:2]))
+            if self._varied(sem_seg[y : y + size[0], x : x + size[1]]):
+                break
+        return CropTransform(x, y, size[1], size[0])
+
+    def _start(self, point: int, window: int, length: int) -> int:
+        """First pixel of ``window`` pixels in a side of ``length`` that hold ``point``."""
+        least, greatest = max(point - window + 1, 0), min(point, length - window)
+        if self.centred:
+            return min(max(point - window // 2, least), greatest)
+        return np.random.randint(least, greatest + 1)
+
+    def _varied(self, labels: np.ndarray) -> bool:
+        if self.max_area >= 1:
+            return True
+        values, counts = np.unique(labels, return_counts=True)
+        counts = counts[values != self.ignore_value]
+        return len(counts) > 1 and counts.max() < counts.sum() * self.max_area
+
+
 def for_instance_masks(transform: Transform) -> Transform:
     """The same transform, padding with "not this object" where it pads labels with the ignore value.
 
@@ -138,7 +205,12 @@ def _scale_crop(cfg: CfgNode) -> list[T.Augmentation]:
 
 
 def _crop(cfg: CfgNode, kind: str, size: Sequence[float]) -> T.Augmentation:
-    limit = cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA
+    limit, ignore = cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    if cfg.DATALOADER.SAMPLER_TRAIN == SAMPLER_NAME:
+        place = cfg.DATALOADER.CLASS_UNIFORM.PLACE
+        if place not in ("around", "centred"):
+            raise ValueError(f'DATALOADER.CLASS_UNIFORM.PLACE is "{place}"; allowed are "around" and "centred"')
+        return RandomCropAroundPoint(kind, size, centred=place == "centred", max_area=limit, ignore_value=ignore)
     if limit >= 1:
         return T.RandomCrop(kind, size)
-    return T.RandomCrop_CategoryAreaConstraint(kind, size, limit, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
+    return T.RandomCrop_CategoryAreaConstraint(kind, size, limit, ignore)

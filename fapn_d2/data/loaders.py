@@ -13,6 +13,8 @@ from detectron2.data import (
 )
 
 from .bad_images import SkipBadImages
+from .class_points import find_points
+from .class_uniform import SAMPLER_NAME, ClassUniformSampler, RecordsWithPoints, log_classes
 from .mapper import PyramidDatasetMapper
 
 
@@ -24,7 +26,11 @@ def build_train_loader(
     Args:
         cfg: DATASETS, DATALOADER, INPUT and SOLVER.IMS_PER_BATCH are read.
         mapper: record -> sample; default :class:`PyramidDatasetMapper`.
-        sampler: order of the records; default the one that DATALOADER.SAMPLER_TRAIN names.
+        sampler: order of the records; default the one that DATALOADER.SAMPLER_TRAIN names: one of Detectron2's, or
+            "ClassUniformSampler", with which records may have "class_point" (class_uniform.py).
+
+    Raises:
+        ValueError, FileNotFoundError: see :func:`find_points` and :class:`ClassUniformSampler`.
     """
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
     records = get_detection_dataset_dicts(
@@ -34,12 +40,29 @@ def build_train_loader(
         proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
     )
     # Packed once and shared, also between processes that are forked.
-    dataset = DatasetFromList(records, copy=False)
+    dataset = images = DatasetFromList(records, copy=False)
+    if sampler is None and cfg.DATALOADER.SAMPLER_TRAIN == SAMPLER_NAME:
+        dataset, sampler = _class_uniform(cfg, images)
     mapper = mapper or PyramidDatasetMapper(cfg, is_train=True)
     if cfg.INPUT.MAX_BAD_IMAGES:
         log_file = Path(cfg.OUTPUT_DIR) / "bad_images.txt"
-        mapper = SkipBadImages(mapper, dataset, limit=cfg.INPUT.MAX_BAD_IMAGES, log_file=log_file)
+        mapper = SkipBadImages(mapper, images, limit=cfg.INPUT.MAX_BAD_IMAGES, log_file=log_file)
     return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset, sampler=sampler)
+
+
+def _class_uniform(cfg: CfgNode, images: DatasetFromList) -> tuple[RecordsWithPoints, ClassUniformSampler]:
+    node, head = cfg.DATALOADER.CLASS_UNIFORM, cfg.MODEL.SEM_SEG_HEAD
+    points = find_points(
+        images,
+        tile=node.TILE,
+        folder=node.CACHE or cfg.OUTPUT_DIR,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        skip_bad=cfg.INPUT.MAX_BAD_IMAGES > 0,
+    )
+    with_points = RecordsWithPoints(images, points, num_classes=head.NUM_CLASSES, ignore_value=head.IGNORE_VALUE)
+    sampler = ClassUniformSampler(with_points.num_images, with_points.classes, fraction=node.FRACTION)
+    log_classes(with_points.classes, head.NUM_CLASSES)
+    return with_points, sampler
 
 
 def build_test_loader(cfg: CfgNode, name: str, *, mapper: Callable | None = None):

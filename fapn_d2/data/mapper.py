@@ -13,7 +13,7 @@ from detectron2.structures import polygons_to_bitmask
 from fvcore.transforms.transform import Transform
 from torch.utils.data import get_worker_info
 
-from .augmentation import build_augmentations, crops, for_instance_masks
+from .augmentation import PointInput, build_augmentations, crops, for_instance_masks
 from .reading import BadImageError, check_labels, read_image, read_labels
 
 
@@ -60,7 +60,8 @@ class PyramidDatasetMapper(DatasetMapper):
         """Read, augment and pack one record.
 
         Args:
-            dataset_dict: a record in Detectron2's format; is not changed.
+            dataset_dict: a record in Detectron2's format, with "class_point" (row, column) if crops are to hold this
+                pixel; is not changed.
 
         Returns:
             The record with "image" (C, H, W) of the type read from the file; in training also "sem_seg" (H, W) int64
@@ -81,7 +82,7 @@ class PyramidDatasetMapper(DatasetMapper):
         labels_file = record.pop("sem_seg_file_name", None)
         labels = self._labels(labels_file, image, record["file_name"]) if self.is_train and labels_file else None
 
-        aug_input = T.AugInput(image, sem_seg=labels)
+        aug_input = PointInput(image, sem_seg=labels, class_point=record.pop("class_point", None))
         self._check_augmentations(aug_input, record)
         transforms = self.augmentations(aug_input)
         shape = aug_input.image.shape[:2]

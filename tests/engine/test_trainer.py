@@ -22,6 +22,7 @@ from fapn_d2.evaluation.sem_seg import scores as scores_of
 from .toys import losses_of, same_weights, toy_config
 
 NO_EVALUATION = ("DATASETS.TEST", "()")
+CLASS_UNIFORM = ("DATALOADER.SAMPLER_TRAIN", "ClassUniformSampler")
 
 
 def trained(cfg, *, resume: bool = False, hook: HookBase | None = None) -> Trainer:
@@ -65,7 +66,15 @@ def test_files_and_scores(camvid, tmp_path):
     assert resumed["sem_seg"]["mIoU"] == pytest.approx(results["sem_seg"]["mIoU"])
 
 
-@pytest.mark.parametrize("more", [(), ("SOLVER.OPTIMIZER", "AdamW", "SOLVER.AMP.ENABLED", "True"), ("SEED", "-1")])
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("SOLVER.OPTIMIZER", "AdamW", "SOLVER.AMP.ENABLED", "True"),
+        ("SEED", "-1"),
+        (*CLASS_UNIFORM, "INPUT.CROP.ENABLED", "True", "INPUT.CROP.TYPE", "relative", "INPUT.CROP.SIZE", "[0.7, 0.7]"),
+    ],
+)
 def test_resumed_run_ends_as_if_uninterrupted(camvid, tmp_path, more):
     more = (*more, *NO_EVALUATION, "SOLVER.CHECKPOINT_PERIOD", "3", "MODEL.FPN.NORM", "BN")
     whole = trained(toy_config(tmp_path / "whole", *more))
