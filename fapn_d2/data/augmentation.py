@@ -114,6 +114,7 @@ class RandomCropAroundPoint(T.Augmentation):
 
     def __init__(self, kind: str, size: Sequence[float], *, centred: bool, max_area: float, ignore_value: int):
         super().__init__()
+        self.kind, self.size = kind, tuple(size)  # by which it is printed
         self.sizes = T.RandomCrop(kind, size)
         self.without_point = T.RandomCrop_CategoryAreaConstraint(kind, size, max_area, ignore_value)
         self.centred, self.max_area, self.ignore_value = centred, max_area, ignore_value

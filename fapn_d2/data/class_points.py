@@ -112,7 +112,7 @@ def _find(labels: list[str], tile: int, folder: Path, num_workers: int, skip_bad
         )
         with open(file, "ab", buffering=0) as out:  # whole lines at once: those of several processes do not mix
             out.write(b"\n")  # ends a line that was cut
-            for label, points in zip(missing, shown):
+            for points, label in zip(shown, missing):
                 if isinstance(points, str):
                     logger.warning("No class is looked for in a label: %s", points)
                     points = []

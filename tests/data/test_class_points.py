@@ -64,8 +64,9 @@ def ones(points):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_found_once(records, read, tmp_path, workers):
+def test_found_once(records, read, tmp_path, workers, capsys):
     first = find_points(records, tile=1024, folder=tmp_path / "out", num_workers=workers)
+    assert "5/5 [" in capsys.readouterr().err
     assert ones(first) == [[n, n] for n in range(5)]
     read.clear()
     assert find_points(records[::-1], tile=1024, folder=tmp_path / "out") == first[::-1]

@@ -115,6 +115,8 @@ def test_where_crops_lie():
         crop = RandomCropAroundPoint("absolute", (10, 5), **more)
         return [crop.get_transform(image, labels, point).x0 for _ in range(times)]
 
+    described = repr(RandomCropAroundPoint("absolute", (10, 5), centred=True, max_area=0.9, ignore_value=255))
+    assert "RandomCropAroundPoint(kind='absolute', size=(10, 5), centred=True" in described
     counts = np.bincount(starts((4, 12), 1000), minlength=13)
     assert counts[:8].sum() == 0 and counts[8:].min() > 150 and len(counts) == 13
     assert set(starts((4, 1), 100)) == {0, 1} and set(starts((9, 29), 20)) == {25}
