@@ -51,11 +51,15 @@ def test_two_networks_beside_each_other(place, tmp_path, monkeypatch, capsys):
     run(monkeypatch, *networks, "--number", 1, "--output", tmp_path, *OPTS)
     assert "index.html" in capsys.readouterr().out
     files = {p.name for p in tmp_path.iterdir()}
-    assert files == {"000001_predictions.png", "000001_FPN.png", "000001_FaPN.png", "index.html"}
+    pictures = {f"000001_{x}.png" for x in ("predictions", "errors", "FPN", "FaPN", "FaPN_field")}
+    assert files == {*pictures, "index.html"}
     text = (tmp_path / "index.html").read_text()
     assert_self_contained(text)
     captions = [a["alt"] for a in Reader(text).all("img")]
     assert captions[:4] == ["FPN", "FaPN", "ground truth", "image"]
+    assert [c.split(":")[0] for c in captions[4:7]] == ["image", "FPN", "FaPN"]
+    assert captions[5].endswith(" % of pixels right") and captions[7].endswith(" % worsened (orange)")
+    assert "wrong ones have the colour" in text and "blue pixels are improved" in text
     assert sum("before" in c for c in captions) == 6 and captions.count("offsets, true length") == 3
     sheet = np.asarray(Image.open(tmp_path / "000001_FaPN.png"))
     assert sheet.ndim == 3 and sheet.std() > 20  # there is something on it
@@ -67,6 +71,7 @@ def test_an_image_without_labels(place, tmp_path, monkeypatch):
     run(monkeypatch, *arguments, "--output", tmp_path / "out", *OPTS)
     captions = [a["alt"] for a in Reader((tmp_path / "out" / "index.html").read_text()).all("img")]
     assert captions[:2] == ["FaPN", "image"] and "ground truth" not in captions
+    assert not (tmp_path / "out" / "mine_errors.png").exists() and not any("right" in c for c in captions)
 
 
 @pytest.mark.parametrize(

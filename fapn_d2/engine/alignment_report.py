@@ -14,16 +14,22 @@ from ..data import PyramidDatasetMapper
 from .checkpoint import Checkpointer
 from .pictures.alignment import REDUCTION
 from .pictures.color import to_hex
+from .pictures.errors import find_change, find_errors, paint_change, paint_errors
 from .pictures.paint import enlarge, paint_segments
 from .pictures.recording import pyramid_of
 from .pictures.segments import Segments, from_labels
 from .pictures.sheet import Picture, sheet
-from .pictures.view import View, alignment_row, look
+from .pictures.view import View, alignment_row, field_row, look
 from .report import Page
 from .trainer import Trainer
 
 #: Pictures are enlarged by whole numbers until their longer side has about this many pixels.
 WANTED_SIZE = 560
+_ERRORS = (
+    "Errors: right pixels are black, wrong ones have the colour of the class that they should have, and gray ones have "
+    "no ground truth."
+)
+_CHANGES = " What changes: blue pixels are improved, orange ones worsened, light ones wrong in both."
 
 
 @dataclass
@@ -78,10 +84,13 @@ def choose_records(dataset: str, *, files: Sequence[str], number: int) -> list[d
 def write_alignment_report(
     networks: Sequence[Network], records: Sequence[dict], folder: str | Path, *, least_score: float = 0.5
 ) -> Path:
-    """Write ``<image>_predictions.png``, ``<image>_<network>.png`` (its alignments) and ``index.html`` with them all.
+    """Write ``index.html`` and its pictures as files: ``<image>_predictions.png``; ``<image>_errors.png`` where there
+    is ground truth; and for each network ``<image>_<network>.png`` (its alignments) and, where they move samples,
+    ``<image>_<network>_field.png`` (where to).
 
     Args:
-        networks: one or more; their predictions stand side by side.
+        networks: one or more; their predictions stand side by side, and errors of the others are compared with the
+            first one's.
         records: of ``choose_records``.
         folder: made if need be.
         least_score: of instances that are drawn.
@@ -95,7 +104,8 @@ def write_alignment_report(
     page = Page(
         f"Alignment in {names}",
         f"Maps before and after each alignment are the {REDUCTION}, before and after on one colour scale. Offsets are "
-        "means over taps and groups, weighted by their strength, in pixels of the network's input.",
+        "means over taps and groups, weighted by their strength, in pixels of the network's input. Hues are directions "
+        "(see the wheel), and arrows point to where samples come from.",
     )
     for record in records:
         _report_image(page, networks, record, folder, least_score=least_score)
@@ -108,19 +118,50 @@ def _report_image(page: Page, networks: Sequence[Network], record: dict, folder:
     views = [network.look(record, least_score=least_score) for network in networks]
     scale = _scale(image)
     found = [(network.name, view.found) for network, view in zip(networks, views)]
+    truth = None
     if "annotations" in record or "sem_seg_file_name" in record:
-        found.append(("ground truth", from_labels(record, networks[0].cfg.DATASETS.TEST[0])))
-    row = [Picture(paint_segments(image, segments, scale=scale), name) for name, segments in found]
+        truth = from_labels(record, networks[0].cfg.DATASETS.TEST[0])
+    shown = [*found, *([("ground truth", truth)] if truth else [])]
+    row = [Picture(paint_segments(image, segments, scale=scale), name) for name, segments in shown]
     row.append(Picture(enlarge(image, scale), "image"))
     page.section(stem)
-    page.legend(_legend([segments for _, segments in found]))
+    page.legend(_legend([segments for _, segments in shown]))
     page.pictures([row], columns=len(row))
     _save(sheet([row]), folder / f"{stem}_predictions.png")
+    if truth is not None:
+        row = _error_row(image, found, truth, scale=scale)
+        page.text(_ERRORS + (_CHANGES if len(found) > 1 else ""))
+        page.pictures([row], columns=len(row))
+        _save(sheet([row]), folder / f"{stem}_errors.png")
     for network, view in zip(networks, views):
         rows = [alignment_row(a, view.seen, scale=_scale(view.seen)) for a in view.alignments]
         page.text(f"Alignments of {network.name}, coarsest first:")
         page.pictures(rows, columns=max(map(len, rows)))
         _save(sheet(rows), folder / f"{stem}_{network.name}.png")
+        if row := field_row(view.alignments, view.seen, scale=_scale(view.seen)):
+            row.insert(0, Picture(enlarge(view.seen, _scale(view.seen)), "image"))
+            row.append(Picture(paint_segments(image, view.found, scale=scale), network.name))
+            _save(sheet([row]), folder / f"{stem}_{network.name}_field.png")
+
+
+def _error_row(
+    image: np.ndarray, found: Sequence[tuple[str, Segments]], truth: Segments, *, scale: int
+) -> list[Picture]:
+    """Figure 6 of SFNet: image, errors of each network, what each but the first improves and worsens, ground truth."""
+    all_errors = [(name, find_errors(segments, truth)) for name, segments in found]
+    row = [
+        Picture(paint_errors(errors, truth, scale=scale), f"{name}: {errors.accuracy:.1f} % of pixels right")
+        for name, errors in all_errors
+    ]
+    base_name, base = all_errors[0]
+    for name, errors in all_errors[1:]:
+        change = find_change(base, errors)
+        better, worse = (change.percent(part) for part in (change.improved, change.worsened))
+        who = f"{name} against {base_name}: " if len(all_errors) > 2 else ""
+        caption = f"{who}{better:.1f} % improved (blue), {worse:.1f} % worsened (orange)"
+        row.append(Picture(paint_change(image, change, scale=scale), caption))
+    row.insert(0, Picture(enlarge(image, scale), "image"))
+    return [*row, Picture(paint_segments(image, truth, scale=scale), "ground truth")]
 
 
 def _legend(all_found: Sequence[Segments]) -> list[tuple[str, str]]:

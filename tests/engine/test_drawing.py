@@ -45,17 +45,21 @@ def test_heat_and_its_range():
 
 
 def test_flow_colors_point_in_hue_and_fade_to_white():
-    field = np.zeros((2, 1, 4), np.float32)
+    field = np.zeros((2, 1, 6), np.float32)
     field[:, 0, 1] = 0, 2  # to the right
     field[:, 0, 2] = 0, -2  # to the left
     field[:, 0, 3] = 0, 20  # beyond the scale
-    white, right, left, beyond = flow_colors(field, greatest=2.0)[0].astype(int)
+    field[:, 0, 4] = 2, 0  # down
+    field[:, 0, 5] = -1, 0  # up, half as far
+    white, right, left, beyond, down, up = flow_colors(field, greatest=2.0)[0].astype(int)
     assert (white == 255).all()
-    assert right[0] > 200 and right[1] == right[2] == 0  # hue 0, red
-    assert left[0] == 0 and left[1] == left[2] > 200  # the opposite hue, cyan
-    assert (beyond == right).all()
+    assert right.tolist() == [255, 0, 0] and (beyond == right).all()
+    # Of 55 steps the circle has 15 from red to yellow, 6 to green, 4 to cyan, 11 to blue and 13 to magenta.
+    assert left.tolist() == [0, round(255 * (1 - 2.5 / 11)), 255]
+    assert down.tolist() == [255, round(255 * 13.75 / 15), 0]
+    assert up.tolist() == [round(255 - (255 - 255 * 5.25 / 13) / 2), 128, 255]
     wheel = flow_wheel(41)
-    assert (wheel[20, 20] > 245).all() and (wheel[0, 0] == 40).all() and wheel[20, 38, 0] > wheel[20, 38, 1] + 150
+    assert (wheel[20, 20] > 240).all() and (wheel[0, 0] == 40).all() and wheel[20, 38, 0] > wheel[20, 38, 1] + 150
 
 
 def test_shades_of_one_class_differ():

@@ -1,4 +1,5 @@
-"""An alignment as pictures: Figure 6 of FaPN (maps before and after), and the offset field as colours and arrows.
+"""An alignment as pictures: Figure 6 of FaPN and Figure 2 of SFNet (maps before and after, and the field that moves
+samples as colours of optical flow and as arrows).
 
 Legend: C channels, H x W size of the map, s enlargement. Pictures are (H, W, 3) uint8, RGB.
 """
@@ -26,8 +27,8 @@ class AlignmentPictures:
     before: np.ndarray
     after: np.ndarray
     heat_range: tuple[float, float]  #: values of the darkest and the brightest colour, the same in both
-    colors: np.ndarray | None  #: offset field by hue and strength; None where nothing moves
-    arrows: np.ndarray | None  #: the same as arrows on the image
+    colors: np.ndarray | None  #: field by hue and strength, with its key in a corner; None where nothing moves
+    arrows: np.ndarray | None  #: the same as arrows on the image, to where samples come from
     greatest: float  #: displacement in input pixels that is drawn in full colour; 0 where nothing moves
     gain: float  #: arrows are this many times as long as the displacement
 
@@ -53,11 +54,11 @@ def draw_alignment(record: Alignment, image: np.ndarray, *, scale: int = 3) -> A
     if record.displacement is not None:
         moved = record.displacement.numpy()
         greatest = float(np.percentile(np.hypot(*moved), 98))
-        gain = _gain(greatest)
-        colors = _fit(flow_colors(moved, greatest), record.stride, size, scale, cv2.INTER_NEAREST)
-        colors = with_wheel(colors)
-        field = np.stack([_fit(m, record.stride, size, scale, cv2.INTER_LINEAR) for m in moved]) * scale
+        field = np.stack([_fit(m, record.stride, size, scale, cv2.INTER_LINEAR) for m in moved])
+        colors = with_wheel(flow_colors(field, greatest))
+        field *= scale
         step = max(round(min(size) * scale / ARROWS), record.stride * scale)
+        gain = _gain(greatest * scale, step)
         arrows = draw_arrows((enlarge(image, scale) * 0.7).astype(np.uint8), field, step=step, gain=gain)
     return AlignmentPictures(
         before=_fit(heat(before, low, high), record.stride, size, scale, cv2.INTER_NEAREST),
@@ -71,17 +72,18 @@ def draw_alignment(record: Alignment, image: np.ndarray, *, scale: int = 3) -> A
 
 
 def with_wheel(picture: np.ndarray) -> np.ndarray:
-    """A copy with the key to the colours in its lower right corner."""
-    wheel = flow_wheel(max(24, min(picture.shape[:2]) // 6))
-    size = len(wheel)
+    """A copy with the key to the colours in its upper right corner, as in SFNet's figures."""
+    size = max(24, min(picture.shape[:2]) // 5)
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    disc = np.hypot(y, x) <= size / 2
     marked = picture.copy()
-    marked[-size - 6 : -6, -size - 6 : -6] = wheel
+    marked[6 : size + 6, -size - 6 : -6][disc] = flow_wheel(size)[disc]
     return marked
 
 
-def _gain(greatest: float) -> float:
-    """1, or a whole number that lets arrows of a small field be seen."""
-    return max(1.0, float(round(8 / greatest))) if greatest > 0 else 1.0
+def _gain(greatest: float, step: int) -> float:
+    """1, or a whole number that lets arrows of a small field be seen: the longest reach most of the way to the next."""
+    return max(1.0, float(round(0.8 * step / greatest))) if greatest > 0 else 1.0
 
 
 def _fit(values: np.ndarray, stride: int, size: tuple[int, int], scale: int, how: int) -> np.ndarray:

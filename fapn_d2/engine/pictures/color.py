@@ -5,7 +5,6 @@ Legend: H x W size of a map. Pictures are (H, W, 3) uint8, RGB.
 
 import colorsys
 
-import cv2
 import matplotlib
 import numpy as np
 
@@ -13,6 +12,11 @@ RGB = tuple[int, int, int]
 
 #: Of feature maps, dark to bright; perceptually even, so that equal steps look equal.
 HEAT_MAP = "magma"
+
+#: The wheel of Baker et al.: pure colours and where on the circle they are. Steps are wider where the eye tells more
+#: colours apart, between red and yellow and between cyan and magenta.
+_WHEEL_COLORS = ((255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 255, 255), (0, 0, 255), (255, 0, 255), (255, 0, 0))
+_WHEEL_PLACES = (0, 15, 21, 25, 36, 49, 55)
 
 
 def heat(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -33,24 +37,26 @@ def common_range(*maps: np.ndarray, percent: float = 1.0) -> tuple[float, float]
 
 
 def flow_colors(displacement: np.ndarray, greatest: float) -> np.ndarray:
-    """(2,H,W) of (dy, dx) -> picture: the hue is the direction, the strength of the colour the length, white is none.
+    """(2,H,W) of (dy, dx) -> picture in the colours of optical flow: hue is direction, saturation length, white none.
+
+    Directions and hues are those of Baker et al., "A Database and Evaluation Methodology for Optical Flow", which
+    SFNet's figures cite: red to the right, yellow down, blue to the left, magenta up.
 
     Args:
         displacement: in any unit.
         greatest: length drawn in full colour, and all above it.
     """
     dy, dx = displacement
-    hsv = np.empty((*dy.shape, 3), np.float32)
-    hsv[..., 0] = np.degrees(np.arctan2(dy, dx)) % 360
-    hsv[..., 1] = np.clip(np.hypot(dy, dx) / max(greatest, 1e-12), 0, 1)
-    hsv[..., 2] = 1 - 0.12 * hsv[..., 1]  # pure hues at full brightness glare beside white
-    return (cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).round().astype(np.uint8)
+    place = np.arctan2(dy, dx) / (2 * np.pi) % 1 * _WHEEL_PLACES[-1]
+    pure = np.stack([np.interp(place, _WHEEL_PLACES, channel) for channel in zip(*_WHEEL_COLORS)], axis=-1)
+    strength = np.clip(np.hypot(dy, dx) / max(greatest, 1e-12), 0, 1)[..., None]
+    return (255 - strength * (255 - pure)).round().astype(np.uint8)
 
 
 def flow_wheel(size: int = 96) -> np.ndarray:
-    """The key to :func:`flow_colors`: a disc in a dark square of (size, size) pixels; its rim is the greatest
-    displacement."""
-    y, x = (np.mgrid[:size, :size] - (size - 1) / 2) / (size / 2 - 1)
+    """The key to :func:`flow_colors`: a disc in a dark square of (size, size) pixels; its rim, dark from there on, is
+    the greatest displacement."""
+    y, x = (np.mgrid[:size, :size] - (size - 1) / 2) / (size / 2 - 1.5)
     wheel = flow_colors(np.stack([y, x]), greatest=1.0)
     wheel[np.hypot(y, x) > 1] = 40
     return wheel

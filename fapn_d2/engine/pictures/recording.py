@@ -23,6 +23,7 @@ class Alignment:
     before: Tensor  #: (C,H,W), the coarse map upsampled: P^u of FaPN
     after: Tensor  #: (C,H,W), the coarse map aligned: P^u with a hat
     displacement: Tensor | None  #: (2,H,W), (dy, dx) in input pixels; None where nothing moves (FPN)
+    field: str = "offsets"  #: what the displacement is called in its paper
 
     @property
     def title(self) -> str:
@@ -91,19 +92,22 @@ def _watch(level, align: nn.Module, records: list[Alignment]) -> list:
         if hasattr(module, "predict_flow"):  # (right, down), in units of module.unit fine pixels
             flow = module.predict_flow(fine[:1], coarse[:1])[0].detach().float().cpu()
             moved = flow.flip(0) * module.unit * level.stride
-        before = resize_to(coarse[:1].detach(), fine.shape[-2:], getattr(module, "mode", "bilinear"))[0]
-        records.append(_record(level, before, output[0].detach(), moved))
+        # A warp by no flow at all is what the flow's effect is to be seen against.
+        plain = "bilinear_corners" if getattr(module, "align_corners", False) else "bilinear"
+        before = resize_to(coarse[:1].detach(), fine.shape[-2:], getattr(module, "mode", plain))[0]
+        records.append(_record(level, before, output[0].detach(), moved, field="flow"))
 
     return [align.register_forward_hook(resampled)]
 
 
-def _record(level, before: Tensor, after: Tensor, displacement: Tensor | None) -> Alignment:
+def _record(level, before: Tensor, after: Tensor, displacement: Tensor | None, *, field: str = "offsets") -> Alignment:
     return Alignment(
         stage=level.stage,
         stride=level.stride,
         before=before.float().cpu(),
         after=after.float().cpu(),
         displacement=displacement,
+        field=field,
     )
 
 

@@ -20,7 +20,7 @@ class Picture:
 
 
 def sheet(rows: Sequence[Sequence[Picture]], *, width: int = 420, gap: int = 14) -> np.ndarray:
-    """Rows of pictures, each with its caption below, on white.
+    """Rows of pictures, each with its caption below, on white. Captions that are too long are written smaller.
 
     Args:
         rows: of any lengths; shorter ones leave room at their right.
@@ -47,7 +47,8 @@ def sheet(rows: Sequence[Sequence[Picture]], *, width: int = 420, gap: int = 14)
             x = gap + column * (width + gap)
             size = width, round(picture.pixels.shape[0] * width / picture.pixels.shape[1])
             canvas.paste(Image.fromarray(picture.pixels).resize(size, Image.Resampling.LANCZOS), (x, y))
-            pen.text((x, y + size[1] + 3), picture.caption, fill=_INK, font=letters)
+            too_long = max(1.0, letters.getlength(picture.caption) / width)
+            pen.text((x, y + size[1] + 3), picture.caption, fill=_INK, font=_font(int(letters.size / too_long)))
         y += height + gap
     return np.asarray(canvas)
 

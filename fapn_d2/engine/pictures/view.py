@@ -1,5 +1,6 @@
 """One image as one network sees it and what the network answers: predictions and alignments of the same pass."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +48,7 @@ def look(model: nn.Module, sample: dict, *, dataset: str, image_format: str, lea
 
 
 def alignment_row(record: Alignment, seen: np.ndarray, *, scale: int) -> list[Picture]:
-    """Before, after, and where there is an offset field, the field twice; captions name the scales.
+    """Before, after, and where samples are moved, the field twice; captions name the scales.
 
     Args:
         record: of a pass on ``seen``.
@@ -61,7 +62,29 @@ def alignment_row(record: Alignment, seen: np.ndarray, *, scale: int) -> list[Pi
         Picture(drawn.after, f"{record.title} after, {low:.2g} to {high:.2g}"),
     ]
     if drawn.colors is not None:
-        row.append(Picture(drawn.colors, f"offsets, full colour at {drawn.greatest:.2g} px"))
-        length = "true length" if drawn.gain == 1 else f"{drawn.gain:g} times as long"
-        row.append(Picture(drawn.arrows, f"offsets, {length}"))
+        row.append(Picture(drawn.colors, f"{record.field}, full colour at {drawn.greatest:.2g} px"))
+        row.append(Picture(drawn.arrows, f"{record.field}, {_length(drawn)}"))
     return row
+
+
+def field_row(records: Sequence[Alignment], seen: np.ndarray, *, scale: int) -> list[Picture]:
+    """Figure 5 of SFNet: the fields of all alignments, coarsest first, then the last as arrows; [] if nothing moves.
+
+    Args:
+        records: of one pass on ``seen``.
+        seen: (H,W,3) uint8 RGB.
+        scale: enlargement of the pictures.
+    """
+    moving = [record for record in records if record.displacement is not None]
+    all_drawn = [draw_alignment(record, seen, scale=scale) for record in moving]
+    row = [
+        Picture(drawn.colors, f"{record.title}, full colour at {drawn.greatest:.2g} px")
+        for record, drawn in zip(moving, all_drawn)
+    ]
+    if row:
+        row.append(Picture(all_drawn[-1].arrows, f"{moving[-1].title}, {_length(all_drawn[-1])}"))
+    return row
+
+
+def _length(drawn: AlignmentPictures) -> str:
+    return "true length" if drawn.gain == 1 else f"{drawn.gain:g} times as long"
