@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .deform_conv_backend import implementation
+from .memory_layout import laid_out_like, layout_of
 
 NAME = "fapn_d2::modulated_deform_conv2d"
 
@@ -34,13 +35,13 @@ def operator(
 ) -> Tensor:
     """`modulated_deform_conv2d` without its checks. The output is laid out like ``x`` (contiguous or channels-last)."""
     kernels = implementation(x, offset, weight, backward=False)
-    return _laid_out(kernels.forward(x, offset, mask, weight, bias, stride, padding, dilation), x)
+    return laid_out_like(kernels.forward(x, offset, mask, weight, bias, stride, padding, dilation), x)
 
 
 @operator.register_fake
 def _(x, offset, mask, weight, bias, stride, padding, dilation):
     shape = (x.shape[0], weight.shape[0], *output_size(x, weight, stride, padding, dilation))
-    return x.new_empty(shape).contiguous(memory_format=_layout(x))
+    return x.new_empty(shape).contiguous(memory_format=layout_of(x))
 
 
 @torch.library.custom_op(NAME + "_backward", mutates_args=())
@@ -58,25 +59,16 @@ def operator_backward(
     """Those gradients of (x, offset, mask, weight) that ``needs`` asks for, each laid out like its tensor."""
     kernels = implementation(x, offset, weight, backward=True)
     grads = kernels.backward(grad, x, offset, mask, weight, stride, padding, dilation, needs)
-    return [_laid_out(g, t) for g, t, need in zip(grads, (x, offset, mask, weight), needs) if need]
+    return [laid_out_like(g, t) for g, t, need in zip(grads, (x, offset, mask, weight), needs) if need]
 
 
 @operator_backward.register_fake
 def _(grad, x, offset, mask, weight, stride, padding, dilation, needs):
     return [
-        torch.empty_like(t, memory_format=torch.contiguous_format).contiguous(memory_format=_layout(t))
+        torch.empty_like(t, memory_format=torch.contiguous_format).contiguous(memory_format=layout_of(t))
         for t, need in zip((x, offset, mask, weight), needs)
         if need
     ]
-
-
-def _layout(t: Tensor) -> torch.memory_format:
-    channels_last = t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous()
-    return torch.channels_last if channels_last else torch.contiguous_format
-
-
-def _laid_out(t: Tensor, like: Tensor) -> Tensor:
-    return t.contiguous(memory_format=_layout(like))
 
 
 def _save_for_backward(ctx, inputs, output) -> None:

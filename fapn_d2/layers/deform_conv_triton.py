@@ -35,7 +35,7 @@ def unsupported(x: Tensor, weight: Tensor) -> str:
             f"the kernels need channels that are multiples of {CHANNEL_MULTIPLE}, not {x.shape[1]} in and "
             f"{weight.shape[0]} out"
         )
-    if _capability(x.device) < (8, 0):
+    if capability(x.device) < (8, 0):
         return "the kernels need a GPU of compute capability 8.0 or more"
     return ""
 
@@ -100,7 +100,7 @@ def backward(
     """
     needs_x, needs_offset, needs_mask, needs_weight = needs
     if needs_x:
-        _alert_not_deterministic()
+        alert_not_deterministic("fapn_d2::modulated_deform_conv2d")
     problem = _Problem(x, offset, mask, weight, stride, padding, dilation, precision)
     grad = grad.to(x.dtype).permute(0, 2, 3, 1).contiguous()
     grad_x = grad_offset = grad_mask = grad_weight = None
@@ -166,16 +166,16 @@ class _Problem:
         self.matrix = (
             weight.to(x.dtype).reshape(self.outputs, groups, self.group_c, taps).permute(1, 3, 2, 0).contiguous()
         )
-        self.offset = _dense(offset)
-        self.mask = self.offset if mask is None else _dense(mask)
+        self.offset = dense(offset)
+        self.mask = self.offset if mask is None else dense(mask)
         self.device = torch.cuda.device(x.device) if x.is_cuda else nullcontext()
         # Off CUDA the kernels run in Triton's interpreter, on a processor of any size.
         self.multiprocessors, self.shared_memory = _limits(x.device) if x.is_cuda else (4, 0)
         names = ("n", "c", "p")
         self.sizes = {
             "H": height, "W": width, "OUT_H": self.out_h, "OUT_W": self.out_w, "C": channels, "O": self.outputs,
-            **{f"offset_{name}": stride for name, stride in zip(names, _strides(self.offset))},
-            **{f"mask_{name}": stride for name, stride in zip(names, _strides(self.mask))},
+            **{f"offset_{name}": stride for name, stride in zip(names, strides(self.offset))},
+            **{f"mask_{name}": stride for name, stride in zip(names, strides(self.mask))},
         }  # fmt: skip
         self.constants = {
             "STRIDE_H": stride[0], "STRIDE_W": stride[1], "PAD_H": padding[0], "PAD_W": padding[1],
@@ -202,22 +202,22 @@ class _Problem:
         return self.n * math.ceil(self.out_h / launch.tile_h) * math.ceil(self.out_w / launch.tile_w)
 
 
-def _dense(t: Tensor) -> Tensor:
+def dense(t: Tensor) -> Tensor:
     """``t`` such that its pixels follow each other at one distance: contiguous or channels-last."""
     return t if t.is_contiguous() or t.is_contiguous(memory_format=torch.channels_last) else t.contiguous()
 
 
-def _strides(t: Tensor) -> tuple[int, int, int]:
-    """Distances between images, channels and pixels of a `_dense` tensor."""
+def strides(t: Tensor) -> tuple[int, int, int]:
+    """Distances between images, channels and pixels of a `dense` tensor."""
     return t.stride(0), t.stride(1), t.stride(3) if t.shape[3] > 1 else t.stride(2)
 
 
-def _alert_not_deterministic() -> None:
+def alert_not_deterministic(operator: str) -> None:
     """What ``torch.use_deterministic_algorithms`` asks of an operation that has no deterministic algorithm."""
     if not torch.are_deterministic_algorithms_enabled():
         return
     message = (
-        "fapn_d2::modulated_deform_conv2d has no deterministic gradient of its input on CUDA, and "
+        f"{operator} has no deterministic gradient of its input on CUDA, and "
         "torch.use_deterministic_algorithms(True) is set; use warn_only=True to go on"
     )
     if not torch.is_deterministic_algorithms_warn_only_enabled():
@@ -226,7 +226,7 @@ def _alert_not_deterministic() -> None:
 
 
 @cache
-def _capability(device: torch.device) -> tuple[int, int]:
+def capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
 

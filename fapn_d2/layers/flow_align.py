@@ -44,8 +44,15 @@ class FlowAlign(nn.Module):
         self.flow = Conv2d(channels, 2, kernel_size=3, padding=1, bias=False)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """(N,C,H,W), (N,C,h,w) -> (N,C,H,W): ``coarse`` aligned to ``fine``; their sum is up to the caller."""
-        return flow_warp(coarse, self.predict_flow(fine, coarse), unit=self.unit, align_corners=self.align_corners)
+        """(N,C,H,W), (N,C,h,w) -> (N,C,H,W): ``coarse`` aligned to ``fine``."""
+        return self._warp(coarse, self.predict_flow(fine, coarse))
+
+    def align_and_add(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """(N,C,H,W), (N,C,h,w) -> (N,C,H,W): ``fine`` + ``coarse`` aligned to it, in one pass where that is faster."""
+        return self._warp(coarse, self.predict_flow(fine, coarse), added=fine)
+
+    def _warp(self, coarse: Tensor, flow: Tensor, added: Tensor | None = None) -> Tensor:
+        return flow_warp(coarse, flow, added=added, unit=self.unit, align_corners=self.align_corners)
 
     def predict_flow(self, fine: Tensor, coarse: Tensor) -> Tensor:
         """(N,C,H,W), (N,C,h,w) -> (N,2,H,W): the semantic flow field, in the units of ``flow_warp``."""

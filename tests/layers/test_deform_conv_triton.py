@@ -261,19 +261,19 @@ def test_compiles_without_a_break_and_replays_from_a_graph():
 def test_deterministic_mode_is_respected():
     x, offset, mask, weight, _ = make_inputs()
     arguments = (torch.ones(1, 16, 5, 7, device=DEVICE), x, offset, mask, weight, *((1, 1),) * 3, (True,) * 4)
-    deform_conv_triton._alert_not_deterministic()  # says nothing by default
+    deform_conv_triton.alert_not_deterministic("fapn_d2::modulated_deform_conv2d")  # says nothing by default
     try:
         torch.use_deterministic_algorithms(True)
         with pytest.raises(RuntimeError, match="no deterministic gradient of its input on CUDA"):
             deform_conv_triton.backward(*arguments)
         torch.use_deterministic_algorithms(True, warn_only=True)
         with pytest.warns(UserWarning, match="no deterministic gradient of its input on CUDA"):
-            deform_conv_triton._alert_not_deterministic()
+            deform_conv_triton.alert_not_deterministic("fapn_d2::modulated_deform_conv2d")
     finally:
         torch.use_deterministic_algorithms(False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        deform_conv_triton._alert_not_deterministic()
+        deform_conv_triton.alert_not_deterministic("fapn_d2::modulated_deform_conv2d")
 
 
 def tensor_like(c=32, dtype=torch.float32, cuda=True):
@@ -283,14 +283,14 @@ def tensor_like(c=32, dtype=torch.float32, cuda=True):
 
 def test_what_the_kernels_cannot_do_is_said(monkeypatch):
     weight = SimpleNamespace(shape=(16, 32, 3, 3))
-    monkeypatch.setattr(deform_conv_triton, "_capability", lambda device: (9, 0))
+    monkeypatch.setattr(deform_conv_triton, "capability", lambda device: (9, 0))
     assert deform_conv_triton.unsupported(tensor_like(), weight) == ""
     assert deform_conv_triton.unsupported(tensor_like(cuda=False), weight) == "the kernels are for CUDA, not mps"
     assert "for float32, bfloat16, float16, not torch.float64" in deform_conv_triton.unsupported(
         tensor_like(dtype=torch.float64), weight
     )
     assert "multiples of 16, not 24 in and 16 out" in deform_conv_triton.unsupported(tensor_like(c=24), weight)
-    monkeypatch.setattr(deform_conv_triton, "_capability", lambda device: (7, 5))
+    monkeypatch.setattr(deform_conv_triton, "capability", lambda device: (7, 5))
     assert "compute capability 8.0" in deform_conv_triton.unsupported(tensor_like(), weight)
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(deform_conv_triton.shutil, "which", lambda name: None)

@@ -39,6 +39,12 @@ def test_flow_comes_from_both_maps_coarse_first():
     torch.testing.assert_close(align.predict_flow(fine, coarse), expected)
 
 
+def test_sum_in_one_pass():
+    align = FlowAlign(4)
+    fine, coarse = torch.randn(1, 4, 6, 8), torch.randn(1, 4, 3, 4)
+    assert torch.equal(align.align_and_add(fine, coarse), fine + align(fine, coarse))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_autocast_and_gradients(dtype):
     align = FlowAlign(8)

@@ -1,14 +1,21 @@
 """The flow warp against a loop over pixels, bilinear resizing, shifts by whole pixels and the official arrays."""
 
+import importlib.util
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from packaging.version import Version
 from torch.nn import functional as F
 
 from fapn_d2.layers.flow_warp import PAPER_UNIT, flow_warp
 
+NAME = "fapn_d2.layers.flow_warp"
 SIZES = [
     ((6, 10), (12, 20)),
     ((7, 11), (13, 21)),
@@ -154,3 +161,37 @@ def test_shapes_that_do_not_fit(x, flow):
     with pytest.raises(ValueError) as error:
         flow_warp(torch.zeros(x), torch.zeros(flow))
     assert str(x) in str(error.value) and str(flow) in str(error.value)
+
+
+@pytest.mark.parametrize("added_dtype", [torch.float32, torch.float64])
+def test_added_map(added_dtype):
+    x, flow, added = torch.randn(1, 4, 5, 6), torch.randn(1, 2, 9, 11), torch.randn(1, 4, 9, 11, dtype=added_dtype)
+    expected = added + flow_warp(x, flow)
+    got = flow_warp(x, flow, added=added)
+    assert got.dtype == expected.dtype and torch.equal(got, expected)
+    with pytest.raises(ValueError, match=r"must be \(1, 4, 9, 11\), got \(1, 4, 5, 6\)"):
+        flow_warp(x, flow, added=x)
+
+
+def test_environment_chooses_the_backend(monkeypatch):
+    def fresh(value):
+        monkeypatch.setenv("FAPN_FLOW_WARP", value)
+        spec = importlib.util.spec_from_file_location("fapn_d2.layers.fresh_flow_warp", sys.modules[NAME].__file__)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module._BACKEND
+
+    assert fresh("grid_sample") == "grid_sample"
+    with pytest.raises(ValueError, match="FAPN_FLOW_WARP: unknown backend 'fast' of the flow warp; choose one of auto"):
+        fresh("fast")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the same tests run on the GPU themselves")
+def test_triton_kernels_in_the_interpreter():
+    triton = pytest.importorskip("triton")
+    if Version(triton.__version__) < Version("3.9") and Version(np.__version__) >= Version("2.4"):
+        pytest.skip("the interpreter of older Tritons makes a number of an array, which numpy 2.4 refuses")
+    path = Path(__file__).with_name("test_flow_warp_triton.py")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"})
+    assert result.returncode == 0 and " passed" in result.stdout, result.stdout[-4000:]

@@ -35,6 +35,24 @@ def test_parts_of_the_preset():
     torch.testing.assert_close(outputs["p4"], pyramid.fpn_output4(merged))
 
 
+def test_alignment_and_sum_are_one_pass_unless_heard(monkeypatch):
+    pyramid, maps = toy_pyramid(**SFNET).eval(), toy_maps()
+    calls = []
+    real = FlowAlign.align_and_add
+    monkeypatch.setattr(FlowAlign, "align_and_add", lambda *args: calls.append(args) or real(*args))
+    expected = pyramid(maps)
+    assert len(calls) == 3
+    heard = []
+    pyramid.fpn_align3.register_forward_hook(lambda module, inputs, output: heard.append(output))
+    pyramid.fpn_fuse4.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[1]))
+    again = pyramid(maps)
+    assert len(calls) == 4 and [t.shape[-2:] for t in heard] == [maps["res4"].shape[-2:], maps["res3"].shape[-2:]]
+    assert all(torch.equal(again[name], value) for name, value in expected.items())
+    averaged = toy_pyramid(**SFNET, FUSE="avg").eval()
+    averaged(maps)
+    assert len(calls) == 4
+
+
 def test_counts_of_the_official_decoder():
     """facts of the official code: pyramid pooling, laterals, outputs and alignments at 128 channels on ResNet-18's."""
     cfg = get_cfg()

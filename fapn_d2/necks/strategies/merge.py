@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..registry import MERGES
+from .fuse import Sum
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,18 @@ class Merge:
     needs: tuple[str, ...] = ()  #: methods that the ALIGN module must have
 
 
+def _align_then_fuse(fine, coarse, align, fuse):
+    # An alignment that can write the sum at once does, unless somebody listens to the two, as pictures and counts do.
+    heard = any(m._forward_hooks or m._forward_pre_hooks for m in (align, fuse))
+    if isinstance(fuse, Sum) and hasattr(align, "align_and_add") and not heard:
+        return align.align_and_add(fine, coarse)
+    return fuse(fine, align(fine, coarse))
+
+
 @MERGES.register
 def align_then_fuse():
     """FPN, FaPN, SFNet, AugFPN: the coarse map is aligned to the fine one, then fused with it."""
-    return Merge(lambda fine, coarse, align, fuse: fuse(fine, align(fine, coarse)))
+    return Merge(_align_then_fuse)
 
 
 @MERGES.register
