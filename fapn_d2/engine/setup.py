@@ -24,6 +24,7 @@ from detectron2.utils.logger import setup_logger
 
 from .. import __version__
 from ..meta_arch import check_inference
+from .box_augmentation import check_augmentation
 from .config_loading import load_config
 
 logger = logging.getLogger(__name__)
@@ -58,12 +59,13 @@ def prepare_config(args: argparse.Namespace) -> CfgNode:
     """The config of a command line; on a machine without GPU, for the CPU. Not frozen.
 
     Raises:
-        ValueError, FileNotFoundError: see ``load_config`` and ``check_inference``.
+        ValueError, FileNotFoundError: see ``load_config``, ``check_inference`` and ``check_augmentation``.
     """
     cfg = load_config(args.config_file, args.opts or [])
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     check_inference(cfg)
+    check_augmentation(cfg)
     return cfg
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
+from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
@@ -17,6 +18,7 @@ from ..data import build_test_loader, build_train_loader, check_datasets
 from ..evaluation import build_evaluator
 from ..meta_arch import build_inference, check_inference
 from .acceleration import accelerate
+from .box_augmentation import augmented, check_augmentation
 from .checkpoint import Checkpointer
 from .data_stream import stream_of
 from .hooks import StopOnSignal
@@ -52,6 +54,7 @@ class Trainer(DefaultTrainer):
             raise ValueError(f"SOLVER.IMS_PER_BATCH is {images}, no multiple of the number of processes, {processes}")
         dtype = amp_dtype(cfg)
         check_inference(cfg)
+        check_augmentation(cfg)
         _check_once(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
 
@@ -89,7 +92,10 @@ class Trainer(DefaultTrainer):
             self._trainer.close()
 
     def build_hooks(self) -> list[HookBase]:
-        return [*super().build_hooks(), StopOnSignal(self.checkpointer, self._trainer)]
+        hooks = super().build_hooks()
+        if self.cfg.TEST.AUG.ENABLED:  # after the last iteration only, as in Detectron2's tools/train_net.py
+            hooks.append(EvalHook(0, lambda: self.test_augmented(self.cfg, self.model)))
+        return [*hooks, StopOnSignal(self.checkpointer, self._trainer)]
 
     def state_dict(self) -> dict:
         state = TrainerBase.state_dict(self)
@@ -138,10 +144,22 @@ class Trainer(DefaultTrainer):
         """
         share_buffers(model)
         results = super().test(cfg, build_inference(cfg, model), evaluators)
-        if comm.is_main_process() and cfg.OUTPUT_DIR:
-            os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-            with open(os.path.join(cfg.OUTPUT_DIR, "results.json"), "w") as file:
-                json.dump(results, file, indent=1, default=float)
+        _write_results(cfg, results)
+        return results
+
+    @classmethod
+    def test_augmented(cls, cfg: CfgNode, model: nn.Module) -> dict:
+        """Score boxes and masks as TEST.AUG says, write ``OUTPUT_DIR/results-augmented.json``.
+
+        Returns:
+            As :meth:`test`, with "_TTA" behind each name of a task or data set, as Detectron2 has it.
+        """
+        share_buffers(model)
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
+        evaluators = [build_evaluator(cfg, name, os.path.join(folder, name)) for name in cfg.DATASETS.TEST]
+        results = super().test(cfg, augmented(cfg, model), evaluators)
+        results = {f"{name}_TTA": scores for name, scores in results.items()}
+        _write_results(cfg, results, name="results-augmented.json")
         return results
 
 
@@ -161,7 +179,15 @@ def evaluate(cfg: CfgNode, *, resume: bool = False, allow_partial: bool = False)
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, cfg=cfg, allow_partial=allow_partial)
     if not (resume and checkpointer.resume()):
         checkpointer.load(cfg.MODEL.WEIGHTS)
-    return Trainer.test(cfg, model)
+    results = Trainer.test(cfg, model)
+    return results | Trainer.test_augmented(cfg, model) if cfg.TEST.AUG.ENABLED else results
+
+
+def _write_results(cfg: CfgNode, results: dict, *, name: str = "results.json") -> None:
+    if comm.is_main_process() and cfg.OUTPUT_DIR:
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+        with open(os.path.join(cfg.OUTPUT_DIR, name), "w") as file:
+            json.dump(results, file, indent=1, default=float)
 
 
 def _check_once(cfg: CfgNode, names: list[str]) -> None:

@@ -1,0 +1,35 @@
+"""Detectron2's test-time augmentation of boxes and masks, refused where it does not work."""
+
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNNWithTTA
+from detectron2.modeling.meta_arch import GeneralizedRCNN, PanopticFPN
+from torch import nn
+
+
+def check_augmentation(cfg: CfgNode) -> None:
+    """Raise ValueError where TEST.AUG.ENABLED asks for what Detectron2 would fail at after the training."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    if not cfg.TEST.AUG.ENABLED or name not in META_ARCH_REGISTRY:  # building the model says what is not registered
+        return
+    kind = META_ARCH_REGISTRY.get(name)
+    # Detectron2 takes a PanopticFPN for the GeneralizedRCNN that it derives from, whose inference has other arguments.
+    if not issubclass(kind, GeneralizedRCNN) or issubclass(kind, PanopticFPN):
+        raise ValueError(
+            f"TEST.AUG.ENABLED merges boxes and masks of a GeneralizedRCNN, MODEL.META_ARCHITECTURE is {name}; for "
+            "semantic scores set TEST.SEM_SEG.SCALES and TEST.SEM_SEG.FLIP"
+        )
+    for key, value in {"KEYPOINT_ON": cfg.MODEL.KEYPOINT_ON, "LOAD_PROPOSALS": cfg.MODEL.LOAD_PROPOSALS}.items():
+        if value:
+            raise ValueError(f"TEST.AUG.ENABLED does not work with MODEL.{key}; disable one of them")
+
+
+def augmented(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """``model`` shown each image in the sizes of TEST.AUG, its detections merged.
+
+    Raises:
+        ValueError: see :func:`check_augmentation`.
+    """
+    check_augmentation(cfg)
+    wrapped = GeneralizedRCNNWithTTA(cfg, model)
+    wrapped.training = model.training  # whoever sets it to evaluation and back gives the model its own again
+    return wrapped
