@@ -2,7 +2,8 @@
 """Time and memory of this project's operators and networks beside their alternatives, in one process.
 
 suites:
-  ops      modulated deformable 3x3 convolution, torchvision's, and a plain 3x3 convolution as the floor
+  ops      modulated deformable 3x3 convolution, torchvision's, and a plain 3x3 convolution as the floor;
+           flow warp and sum, the same by grid_sample, and bilinear upsampling and sum as the floor
   neck     FaPN's pyramid and FPN's on the same bottom-up maps
   model    inference of whole networks
   train    forward, backward and step of whole networks
@@ -25,7 +26,7 @@ import torch
 from fapn_d2.engine import user_errors_as_messages
 from fapn_d2.engine.benchmark import measure
 from fapn_d2.engine.benchmark_networks import model_comparisons, neck_comparisons, train_comparisons
-from fapn_d2.engine.benchmark_ops import operator_comparisons
+from fapn_d2.engine.benchmark_ops import OPERATORS, operator_comparisons
 from fapn_d2.engine.benchmark_options import DTYPES, PASSES, TIMED, Options
 from fapn_d2.engine.benchmark_report import describe_machine, speed_table, table, write_json
 from fapn_d2.engine.benchmark_speed import DEFAULTS as SPEED_SIZES
@@ -79,6 +80,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--channels", type=positive, default=256, help="ops, sweep")
     parser.add_argument("--groups", type=positive, default=8, help="ops, sweep: offset groups")
+    parser.add_argument("--operators", nargs="+", choices=OPERATORS, default=tuple(OPERATORS), help="of ops")
     parser.add_argument(
         "--configs",
         nargs="+",
@@ -122,6 +124,7 @@ def options_from(args: argparse.Namespace) -> Options:
         strides=tuple(args.strides),
         channels=args.channels,
         groups=args.groups,
+        operators=tuple(args.operators),
         configs=tuple(map(tuple, configs)),
         overrides=tuple(args.opts),
         channels_last=args.channels_last,

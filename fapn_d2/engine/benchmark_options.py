@@ -34,6 +34,7 @@ class Options:
     strides: tuple[int, ...] = (4, 8, 16)  # ops: levels of the pyramid
     channels: int = 256  # ops
     groups: int = 8  # ops: offset groups
+    operators: tuple[str, ...] = ("deform", "flow")  # ops
     configs: tuple[tuple[str, ...], ...] = ()  # neck, model, train: groups to compare, the reference first in each
     overrides: tuple[str, ...] = ()  # KEY VALUE ... for every config
     channels_last: bool = False

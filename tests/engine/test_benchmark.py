@@ -159,7 +159,8 @@ def test_speed_times_every_way_on_the_same_images():
 
 
 def test_operators_are_compared_at_the_sizes_of_a_pyramid():
-    found = list(operator_comparisons(options(images=((100, 130),), strides=(8, 16), channels=16, groups=2)))
+    deform = {"channels": 16, "groups": 2, "operators": ("deform",)}
+    found = list(operator_comparisons(options(images=((100, 130),), strides=(8, 16), **deform)))
     assert [c.setting["map"] for c in found] == ["1x16x16x20", "1x16x8x10"]  # of the image padded to 128x160
     calls = found[0].alternatives
     ours, theirs = calls["fapn_d2"](), calls["torchvision"]()
@@ -167,8 +168,17 @@ def test_operators_are_compared_at_the_sizes_of_a_pyramid():
     assert calls["conv3x3"]().shape == ours.shape
     assert get_backend() == "auto"
 
-    (low,) = operator_comparisons(options(dtypes=("bf16",), strides=(8,), channels=16, groups=2))
+    (low,) = operator_comparisons(options(dtypes=("bf16",), strides=(8,), **deform))
     assert all(call().dtype == torch.bfloat16 for call in low.alternatives.values())
+
+
+def test_flow_warps_are_compared_on_the_same_maps():
+    (found,) = operator_comparisons(options(images=((100, 130),), strides=(8,), channels=16, operators=("flow",)))
+    assert found.setting["map"] == "1x16x16x20" and found.reference == "bilinear"
+    ours, theirs = found.alternatives["fapn_d2"](), found.alternatives["grid_sample"]()
+    torch.testing.assert_close(ours, theirs)
+    floor = found.alternatives["bilinear"]()
+    assert floor.shape == ours.shape == (1, 16, 16, 20) and not torch.allclose(floor, ours)
 
 
 def test_necks_are_compared_on_the_same_maps():
@@ -223,9 +233,9 @@ def test_the_tool(suite, tmp_path, capsys):
         assert len(records) == 2 and {r["name"] for r in records} == {"float32", "bf16"}
         assert "image 64x64, batch 1, timed logits" in printed and "paper, its GPU" in printed
         return
-    passes = {"ops": 2, "neck": 2, "model": 1, "train": 1}[suite]
+    passes = {"ops": 4, "neck": 2, "model": 1, "train": 1}[suite]
     assert len(records) == 3 * passes and all(r["setting"]["dtype"] == "bf16" for r in records)
-    assert printed.count(f"{suite}: image 64x64") == passes and "x time" in printed
+    assert printed.count("image 64x64") == passes and "x time" in printed
 
 
 @pytest.mark.parametrize(
