@@ -20,6 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .config_loading import load_config
+from .run_comparison import read_losses
 from .setup import describe_run
 from .trainer import Trainer
 
@@ -126,17 +127,6 @@ def train_twin(name: str, cfg: CfgNode) -> Twin:
         seconds=time.perf_counter() - start,
         record=describe_run(cfg, TWINS[name]),
     )
-
-
-def read_losses(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Losses of a ``metrics.json``: name -> (iteration, value), total first."""
-    losses: dict[str, list[tuple[int, float]]] = {"total_loss": []}
-    for line in path.read_text().splitlines():
-        entry = json.loads(line)
-        for key, value in entry.items():
-            if key.startswith("loss_") or key == "total_loss":
-                losses.setdefault(key, []).append((entry["iteration"] + 1, value))
-    return losses
 
 
 def time_twins(twins: Sequence[Twin], *, images: int = 30) -> None:

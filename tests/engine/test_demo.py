@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fapn_d2.data import generate_shapes
-from fapn_d2.engine.demo import BETTER, HEADER, TWINS, demo_config, read_losses, run_demo, text_table
+from fapn_d2.engine.demo import BETTER, HEADER, TWINS, demo_config, run_demo, text_table
 from fapn_d2.engine.demo_report import class_maps, legend_of, score_text, write_report
 from fapn_d2.engine.pictures.segments import Segments
 from tests.engine.test_report import Reader, assert_self_contained
@@ -104,12 +104,6 @@ def test_options_are_checked():
         demo_config("FPN", "unused", shrink=1, opts=["SOLVER.MAXITER", "3"])
     half, whole = (demo_config("FaPN", "unused", shrink=s, opts=[]).SOLVER.MAX_ITER for s in (0.5, 1))
     assert half == round(whole / 2)
-
-
-def test_losses_are_read_line_by_line(tmp_path):
-    path = tmp_path / "metrics.json"
-    path.write_text('{"iteration": 19, "loss_a": 1.5, "lr": 1, "total_loss": 2}\n{"bbox/AP": 3, "iteration": 20}\n')
-    assert read_losses(path) == {"total_loss": [(20, 2)], "loss_a": [(20, 1.5)]}
 
 
 class Scored:
