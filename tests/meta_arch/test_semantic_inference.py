@@ -5,16 +5,13 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import build_model
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from fapn_d2.engine import load_config
-from fapn_d2.meta_arch import SemanticInference, build_inference, check_inference, semantic_inference
+from fapn_d2.meta_arch import SemanticInference, semantic_inference
 from fapn_d2.meta_arch.semantic_inference import resize_image
 from fapn_d2.meta_arch.views import Views, Windows
-from tests.heads.test_aligned_decoder import resnet_cfg
 
 MEAN = (10.0, 20.0, 30.0)
 CLASSES = 4
@@ -234,74 +231,6 @@ def test_an_image_that_takes_long_gets_a_bar(monkeypatch, capsys):
     monkeypatch.setattr(semantic_inference, "_BAR_AFTER", 60)
     infer(Toy(), picture(40, 30), views)
     assert "window" not in capsys.readouterr().err
-
-
-def network(**test):
-    cfg = resnet_cfg(["res4", "res5"], NAME="SingleLevelHead", IN_FEATURES=["res5"])
-    cfg.MODEL.META_ARCHITECTURE = "WholeImageSegmentor"
-    cfg.TEST.SEM_SEG.update(test)
-    return cfg, build_model(cfg).eval()
-
-
-def test_by_default_the_model_itself_is_tested():
-    cfg, model = network()
-    assert build_inference(cfg, model) is model
-    cfg.TEST.SEM_SEG.CROP_SIZE, cfg.TEST.SEM_SEG.BATCH = (5, 5), 1  # of windows, which there are none of
-    assert build_inference(cfg, model) is model
-
-
-@torch.no_grad()
-def test_a_real_network_by_config():
-    cfg, model = network(MODE="slide", CROP_SIZE=(64, 96), SCALES=[1.0], FLIP=True)
-    wrapped = build_inference(cfg, model)
-    image = picture(64, 96, dtype=torch.uint8)
-    sample = {"image": image, "height": 50, "width": 70, "sem_seg": torch.zeros(64, 96)}
-    (got,) = wrapped([sample])
-    plain = model([{"image": image}, {"image": image.flip(-1)}])
-    expected = (plain[0]["sem_seg"] + plain[1]["sem_seg"].flip(-1)) / 2
-    expected = F.interpolate(expected[None], (50, 70), mode="bilinear")[0]
-    torch.testing.assert_close(got["sem_seg"], expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("accumulate", ["", "cpu"])
-def test_on_cuda_as_on_the_cpu(accumulate):
-    cfg, model = network(MODE="slide", CROP_SIZE=(64, 64), SCALES=[0.75, 1.5], FLIP=True)
-    sample = {"image": picture(90, 120, dtype=torch.uint8), "height": 100, "width": 130}
-    (expected,) = build_inference(cfg, model)([sample])
-    cfg.TEST.SEM_SEG.ACCUMULATE = accumulate
-    (got,) = build_inference(cfg, model.cuda())([sample])
-    assert got["sem_seg"].device.type == (accumulate or "cuda")
-    torch.testing.assert_close(got["sem_seg"].cpu(), expected["sem_seg"], rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("MODE", "sliding"), r'TEST.SEM_SEG.MODE is "sliding"; allowed are "whole" and "slide"'),
-        (("CROP_SIZE", "(0, 5)"), r"TEST.SEM_SEG.CROP_SIZE must be \(H, W\) in pixels, got \(0, 5\)"),
-        (("STRIDE", "1.5"), r"TEST.SEM_SEG.STRIDE must be above 0 and at most 1 \(a window\), got 1.5"),
-        (("SCALES", "[1.0, -1.0]"), r"TEST.SEM_SEG.SCALES must be factors above 0, got \[1.0, -1.0\]"),
-        (("SCALES", "[]"), r"TEST.SEM_SEG.SCALES must be factors above 0"),
-        (("AVERAGE", "votes"), r'TEST.SEM_SEG.AVERAGE is "votes"; allowed are "logits" and "probabilities"'),
-        (("BATCH", "0"), r"TEST.SEM_SEG.BATCH must be at least 1, got 0"),
-        (("ACCUMULATE", "disk"), r'TEST.SEM_SEG.ACCUMULATE is "disk", no device of this machine; allowed are "cpu"'),
-    ],
-)
-def test_errors_name_the_key(options, message):
-    cfg = load_config("", [f"TEST.SEM_SEG.{options[0]}", options[1]])
-    with pytest.raises(ValueError, match=message):
-        check_inference(cfg)
-
-
-@pytest.mark.parametrize("name", ["GeneralizedRCNN", "PanopticFPN", "RetinaNet", "FCOS"])
-def test_networks_that_predict_objects_are_refused(name):
-    cfg = load_config("", ["MODEL.META_ARCHITECTURE", name])
-    assert check_inference(cfg).plain
-    cfg.TEST.SEM_SEG.FLIP = True
-    message = rf"TEST.SEM_SEG averages semantic scores \(its MODE.*MODEL.META_ARCHITECTURE {name} predicts objects"
-    with pytest.raises(ValueError, match=message):
-        check_inference(cfg)
 
 
 @pytest.mark.parametrize(
