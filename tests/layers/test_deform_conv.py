@@ -1,66 +1,19 @@
-"""Modulated deformable convolution: by hand, against torchvision in float64, as an operator of PyTorch."""
+"""Modulated deformable convolution: by hand, and against torchvision in float64."""
 
-import importlib.util
 import math
-import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
-import numpy
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from packaging.version import Version
-from torch.nn.modules.utils import _pair
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchvision.ops import deform_conv2d
 
-from fapn_d2.layers import deform_conv_backend, deform_conv_cpu, deform_conv_torchvision
-from fapn_d2.layers.deform_conv import ModulatedDeformConv2d, modulated_deform_conv2d, set_backend
-from fapn_d2.layers.deform_conv_op import operator, output_size
+from fapn_d2.layers import deform_conv_cpu
+from fapn_d2.layers.deform_conv import ModulatedDeformConv2d, modulated_deform_conv2d
 
-
-def make_inputs(
-    n=2, c=8, o=6, size=(9, 11), groups=4, kernel=3, mask=True, dtype=torch.float64, spread=3.0, **geometry
-):
-    """x, offset, mask, weight, bias; a third of the offsets is whole numbers, some point far outside."""
-    kh, kw = _pair(kernel)
-    x, weight = torch.randn(n, c, *size, dtype=dtype), torch.randn(o, c, kh, kw, dtype=dtype)
-    geometry = [_pair(geometry.get(k, 1)) for k in ("stride", "padding", "dilation")]
-    shape = output_size(x, weight, *geometry)
-    offset = torch.randn(n, 2 * groups * kh * kw, *shape, dtype=dtype) * spread
-    offset[:, ::3] = offset[:, ::3].round()
-    offset[:, :, 0] = 0  # every border position lies exactly one pixel outside: one-sided derivatives
-    offset[:, 1::5, -1] *= 100
-    modulation = torch.rand(n, groups * kh * kw, *shape, dtype=dtype) if mask else None
-    return x, offset, modulation, weight, torch.randn(o, dtype=dtype)
-
-
-def reference(x, offset, mask, weight, bias, **geometry):
-    return deform_conv2d(x, offset, weight, bias, mask=mask, **{"padding": 1, **geometry})
-
-
-def with_gradients(function, inputs, grad=None):
-    """Output and the gradients of all inputs that are there."""
-    leaves = [t if t is None else t.detach().clone().requires_grad_() for t in inputs]
-    out = function(*leaves)
-    grad = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape) if grad is None else grad
-    return [out.detach(), *torch.autograd.grad(out, [t for t in leaves if t is not None], grad)]
-
-
-@pytest.fixture
-def no_small(monkeypatch):
-    """Small maps must not be handed to torchvision where they are compared with it."""
-    never_small(monkeypatch)
-
-
-def never_small(monkeypatch):
-    monkeypatch.setattr(deform_conv_cpu, "SMALL_FORWARD", -math.inf)
-    monkeypatch.setattr(deform_conv_cpu, "SMALL_BACKWARD", -math.inf)
+from .deform_conv_inputs import make_inputs, never_small, reference, with_gradients
 
 
 def test_by_hand():
@@ -232,128 +185,6 @@ def test_layout_follows_the_input(layout):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("backend", ["auto", "torchvision"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast(backend, dtype):
-    """Autocast rounds x, weight and bias (8 or 11 bits), as for a convolution, but neither offset nor mask."""
-    inputs = make_inputs(dtype=torch.float32, spread=100.0, size=(40, 40))
-    exact = modulated_deform_conv2d(*(t.double() for t in inputs))
-    previous = set_backend(backend)
-    try:
-        with torch.autocast("cpu", dtype=dtype):
-            out, *grads = with_gradients(modulated_deform_conv2d, inputs)
-    finally:
-        set_backend(previous)
-    assert out.dtype == dtype
-    assert all(g.dtype == torch.float32 for g in grads)
-    # 72 products of about 1 each; the coarsest rounding is that of bfloat16, 2^-9 relative.
-    assert (out.double() - exact).abs().max() < 0.03 * exact.abs().max()
-    with torch.autocast("cpu", dtype=dtype):
-        assert modulated_deform_conv2d(*(t.double() for t in inputs)).dtype == torch.float64
-
-
-def test_half_precision_without_autocast():
-    inputs = [t.bfloat16() for t in make_inputs(dtype=torch.float32, spread=1.0)]
-    out = modulated_deform_conv2d(*inputs)
-    assert out.dtype == torch.bfloat16
-    torch.testing.assert_close(
-        out.float(), modulated_deform_conv2d(*(t.float() for t in inputs)), rtol=2**-8, atol=1e-2
-    )
-
-
-def test_backend_is_a_choice():
-    inputs = make_inputs(dtype=torch.float32)
-    assert set_backend("torchvision") == "auto"
-    try:
-        torch.testing.assert_close(modulated_deform_conv2d(*inputs), reference(*inputs), rtol=0, atol=0)
-        names = recorded_operators(lambda: modulated_deform_conv2d(*inputs))
-        assert "torchvision::deform_conv2d" in names and "fapn_d2::modulated_deform_conv2d" not in names
-    finally:
-        assert set_backend("auto") == "torchvision"
-    assert "fapn_d2::modulated_deform_conv2d" in recorded_operators(lambda: modulated_deform_conv2d(*inputs))
-    with pytest.raises(ValueError, match=r"unknown backend 'mmcv' .* choose one of auto, torchvision, triton"):
-        set_backend("mmcv")
-    assert deform_conv_backend.get_backend() == "auto"
-
-
-def test_onnx_sees_an_operator_that_it_knows(monkeypatch):
-    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
-    inputs = make_inputs(dtype=torch.float32)
-    names = recorded_operators(lambda: modulated_deform_conv2d(*inputs))
-    assert "torchvision::deform_conv2d" in names and "fapn_d2::modulated_deform_conv2d" not in names
-
-
-def test_environment_chooses_the_backend(monkeypatch):
-    def fresh(value):
-        monkeypatch.setenv("FAPN_DEFORM_CONV", value)
-        spec = importlib.util.spec_from_file_location("fapn_d2.layers.fresh_backend", deform_conv_backend.__file__)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.get_backend()
-
-    assert fresh("torchvision") == "torchvision"
-    with pytest.raises(ValueError, match="FAPN_DEFORM_CONV: unknown backend 'fast'"):
-        fresh("fast")
-
-
-def test_falls_back_and_says_so_once(caplog):
-    """Tensors on another device than CPU and CUDA stand for all that the kernels cannot do."""
-    x, offset, _, weight, _ = (t if t is None else t.to("meta") for t in make_inputs())
-    deform_conv_backend._say_once.cache_clear()
-    for _ in range(2):
-        assert deform_conv_backend.implementation(x, offset, weight, backward=False) is deform_conv_torchvision
-    (said,) = (r.getMessage() for r in caplog.records)
-    assert said.startswith("deformable convolution falls back") and said.endswith("the kernels are for CUDA, not meta")
-    set_backend("triton")
-    try:
-        with pytest.raises(ValueError, match=r'backend "triton" .* cannot be used: the kernels are for CUDA'):
-            deform_conv_backend.implementation(x, offset, weight, backward=False)
-    finally:
-        set_backend("auto")
-
-
-def recorded_operators(function) -> set[str]:
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        function()
-    return {event.key for event in profile.key_averages()}
-
-
-@pytest.mark.usefixtures("no_small")
-@pytest.mark.parametrize("mask", [True, False])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_operator_contract(mask, layout):
-    inputs = [t if t is None else t.requires_grad_() for t in make_inputs(dtype=torch.float32, mask=mask)]
-    inputs[0] = inputs[0].detach().contiguous(memory_format=layout).requires_grad_()
-    torch.library.opcheck(operator, (*inputs, [1, 1], [1, 1], [1, 1]))
-
-
-def test_meta_and_compile_and_export():
-    inputs = make_inputs(dtype=torch.float32)
-    expected = modulated_deform_conv2d(*inputs)
-    assert modulated_deform_conv2d(*(t.to("meta") for t in inputs)).shape == expected.shape
-
-    compiled = torch.compile(modulated_deform_conv2d, backend="aot_eager", fullgraph=True)
-    for a, b in zip(with_gradients(compiled, inputs), with_gradients(modulated_deform_conv2d, inputs)):
-        torch.testing.assert_close(a, b)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert compiled(*inputs).dtype == torch.bfloat16
-
-    class Layer(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.offset, self.conv = torch.nn.Conv2d(8, 36, 3, padding=1), ModulatedDeformConv2d(8, 4, offset_groups=2)
-
-        def forward(self, x):
-            return self.conv(x, self.offset(x), None)
-
-    layer = Layer().eval()
-    n, h, w = (torch.export.Dim(name, min=2, max=512) for name in "nhw")
-    program = torch.export.export(layer, (torch.randn(2, 8, 9, 12),), dynamic_shapes=({0: n, 2: h, 3: w},))
-    assert any("modulated_deform_conv2d" in str(node.target) for node in program.graph.nodes)
-    x = torch.randn(3, 8, 17, 10)
-    torch.testing.assert_close(program.module()(x), layer(x))
-
-
 def test_module():
     layer = ModulatedDeformConv2d(256, 64, offset_groups=8)
     assert layer.offset_channels == 144
@@ -391,14 +222,3 @@ def test_errors_name_the_argument():
         ModulatedDeformConv2d(8, 8, offset_groups=3)
     with pytest.raises(ValueError, match=r"4 offset groups and kernel .* need 72 channels"):
         ModulatedDeformConv2d(8, 6, offset_groups=4)(x, offset[:, :36], None)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the same tests run on the GPU themselves")
-def test_triton_kernels_in_the_interpreter():
-    triton = pytest.importorskip("triton")
-    if Version(triton.__version__) < Version("3.9") and Version(numpy.__version__) >= Version("2.4"):
-        pytest.skip("the interpreter of older Tritons makes a number of an array, which numpy 2.4 refuses")
-    path = Path(__file__).with_name("test_deform_conv_triton.py")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", str(path)]
-    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"})
-    assert result.returncode == 0 and "test_equals_torchvision" not in result.stdout, result.stdout[-4000:]

@@ -1,7 +1,7 @@
 """The Triton kernels of the deformable convolution against torchvision in float64.
 
 On CUDA they run as they are. Without a GPU they run in Triton's interpreter, which must be switched on before Triton is
-imported: ``test_deform_conv.py`` runs this file in a process of its own with TRITON_INTERPRET=1. The interpreter
+imported: ``test_deform_conv_op.py`` runs this file in a process of its own with TRITON_INTERPRET=1. The interpreter
 multiplies bfloat16 matrices wrongly (it reads their bits as integers), so that bfloat16 is for the GPU alone.
 """
 
@@ -19,15 +19,7 @@ from torchvision.ops import deform_conv2d
 
 from fapn_d2.layers import deform_conv_triton
 from fapn_d2.layers.deform_conv import modulated_deform_conv2d
-from fapn_d2.layers.deform_conv_launch import (
-    Launch,
-    Work,
-    channels_at_a_time,
-    forward_launch,
-    position_launch,
-    power_of_two,
-    weight_launch,
-)
+from fapn_d2.layers.deform_conv_launch import Launch, forward_launch, position_launch, weight_launch
 from fapn_d2.layers.deform_conv_op import output_size
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -297,18 +289,3 @@ def test_what_the_kernels_cannot_do_is_said(monkeypatch):
     assert "the kernels need a C compiler" in deform_conv_triton.unsupported(tensor_like(), weight)
     monkeypatch.setattr(deform_conv_triton, "find_spec", lambda name: None)
     assert deform_conv_triton.unsupported(tensor_like(), weight) == "the kernels need the package triton"
-
-
-def test_launches_fit_the_work():
-    assert [power_of_two(n) for n in (1, 2, 3, 16, 17, 256)] == [1, 2, 4, 16, 32, 256]
-    assert [channels_at_a_time(c, 32) for c in (1, 3, 4, 12, 16, 24, 32, 48, 80, 256)] == [
-        *(1, 4, 4, 16, 16, 32, 32, 16, 16, 32)
-    ]  # fmt: skip
-    hopper = {"multiprocessors": 132, "shared_memory": 232448}
-    stride4 = Work(half=True, pixels=2 * 200 * 336, group_c=32, outputs=256, **hopper)
-    assert forward_launch(stride4) == Launch(8, 16, 256, 1, 32, 8, 3)
-    assert position_launch(stride4).outputs == 256 and weight_launch(stride4).slots == 4
-    stride16 = Work(half=True, pixels=32 * 64, group_c=32, outputs=256, **hopper)
-    assert forward_launch(stride16) == Launch(8, 8, 128, 1, 32, 4, 3)
-    few = Work(half=False, pixels=100, group_c=4, outputs=16, multiprocessors=80, shared_memory=101376)
-    assert forward_launch(few).outputs == 16 and forward_launch(few).slots == 8 and forward_launch(few).channels == 4
