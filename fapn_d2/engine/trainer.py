@@ -149,7 +149,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test_augmented(cls, cfg: CfgNode, model: nn.Module) -> dict:
-        """Score boxes and masks as TEST.AUG says, write ``OUTPUT_DIR/results-augmented.json``.
+        """Score boxes and masks as TEST.AUG says; the main process writes ``results-augmented.json``.
 
         Returns:
             As :meth:`test`, with "_TTA" behind each name of a task or data set, as Detectron2 has it.
