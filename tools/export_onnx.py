@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--opset", type=int, default=OPSET, help=f"{LEAST_OPSET} or later; default {OPSET}")
     parser.add_argument("--labels", action="store_true", help="a second output: the class with the highest logit")
     parser.add_argument("--uint8", action="store_true", help="take images as uint8 instead of float32")
+    parser.add_argument("--grid-sample", action="store_true", help="FaPN without DeformConv, for runtimes that lack it")
     parser.add_argument("--threads", type=int, default=1, help="of both runtimes, for the times that are printed")
     parser.add_argument("--debug", action="store_true", help="tracebacks for all errors")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys")
@@ -47,6 +48,7 @@ def main() -> None:
             opset=args.opset,
             labels=args.labels,
             uint8=args.uint8,
+            grid_sample=args.grid_sample,
         )
     print(export.text)
 

@@ -56,6 +56,7 @@ def compare(
     except Exception as error:  # its exceptions have no base of their own
         raise ValueError(
             f"onnxruntime {onnxruntime.__version__} cannot load {path}, which is kept for inspection only: {error}"
+            f"{hint_about(error)}"
         ) from error
     generator = torch.Generator().manual_seed(0)
     found = []
@@ -79,6 +80,11 @@ def compare(
             )
         )
     return found
+
+
+def hint_about(error: Exception) -> str:
+    """What to do where an operator is unknown that can be written otherwise; "" elsewhere."""
+    return "; with --grid-sample it is written without DeformConv" if "DeformConv" in str(error) else ""
 
 
 def _images(n: int, height: int, width: int, generator: torch.Generator) -> Tensor:

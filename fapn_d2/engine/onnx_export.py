@@ -1,8 +1,12 @@
 """Semantic networks as ONNX files that have been compared with PyTorch before they are called good.
 
+FaPN's deformable convolution becomes DeformConv, which onnxruntime 1.23 and other runtimes do not have; there
+``grid_sample`` writes it as GridSample and MatMul.
+
 Legend: N images, K classes, H x W size of the images.
 """
 
+import copy
 import importlib
 import json
 import logging
@@ -18,10 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import __version__
+from ..layers.deform_conv_sampled import sample_deform_convs
 from ..meta_arch.whole_image_segmentor import WholeImageSegmentor
 from .checkpoint import Checkpointer
 from .model_building import build_model
-from .onnx_check import TOLERANCE, Comparison, compare
+from .onnx_check import TOLERANCE, Comparison, compare, hint_about
 from .run_records import config_hash
 
 logger = logging.getLogger(__name__)
@@ -130,6 +135,7 @@ def export_onnx(
     opset: int = OPSET,
     labels: bool = False,
     uint8: bool = False,
+    grid_sample: bool = False,
 ) -> Export:
     """Write a network as ONNX, compare the file with it by onnxruntime, and refuse one that differs.
 
@@ -145,6 +151,7 @@ def export_onnx(
         opset: version of ONNX's operators.
         labels: a second output ``labels`` (N,H,W) int64, the class with the highest logit.
         uint8: the image is uint8 instead of float32.
+        grid_sample: deformable convolutions without DeformConv, for runtimes that lack it.
 
     Raises:
         ValueError: a package is missing, an argument is out of range, the network is of another kind or cannot be
@@ -160,6 +167,9 @@ def export_onnx(
         raise ValueError("--static needs --size HEIGHTxWIDTH, the size of all images")
     wanted = _sizes(size, static=static)
     exported = ExportedSegmentor(model, labels=labels)
+    if grid_sample:
+        exported = copy.deepcopy(exported)  # the network itself stays what the file is compared with
+        sample_deform_convs(exported)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)  # whatever happens, an older file must not pass for the new one
     mismatch = path.with_suffix(".mismatch.onnx")
@@ -253,7 +263,9 @@ def _describe(path: Path, cfg: CfgNode, *, opset: int, labels: bool, uint8: bool
     try:
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:
-        raise ValueError(f"{path} is not valid ONNX and kept for inspection only: {error}") from error
+        raise ValueError(
+            f"{path} is not valid ONNX and kept for inspection only: {error}{hint_about(error)}"
+        ) from error
     onnx.save(model, path)
 
 
