@@ -68,9 +68,10 @@ def test_two_networks_beside_each_other(place, tmp_path, monkeypatch, capsys):
 def test_an_image_without_labels(place, tmp_path, monkeypatch):
     Image.fromarray(np.full((50, 70, 3), 120, np.uint8)).save(tmp_path / "mine.png")
     arguments = ["--config-file", config("FaPN"), "--weights", place / "FaPN.pth", "--image", tmp_path / "mine.png"]
-    run(monkeypatch, *arguments, "--output", tmp_path / "out", *OPTS)
+    run(monkeypatch, *arguments, "--output", tmp_path / "out", "--name", "Fa/PN 2", *OPTS)
     captions = [a["alt"] for a in Reader((tmp_path / "out" / "index.html").read_text()).all("img")]
-    assert captions[:2] == ["FaPN", "image"] and "ground truth" not in captions
+    assert captions[:2] == ["Fa/PN 2", "image"] and "ground truth" not in captions
+    assert (tmp_path / "out" / "mine_Fa_PN_2.png").is_file()
     assert not (tmp_path / "out" / "mine_errors.png").exists() and not any("right" in c for c in captions)
 
 

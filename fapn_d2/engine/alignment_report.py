@@ -1,5 +1,6 @@
 """What the alignments of trained networks do to images: PNGs and one HTML page."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,14 +135,15 @@ def _report_image(page: Page, networks: Sequence[Network], record: dict, folder:
         page.pictures([row], columns=len(row))
         _save(sheet([row]), folder / f"{stem}_errors.png")
     for network, view in zip(networks, views):
+        name = re.sub(r"[^\w.-]+", "_", network.name)  # a name may be any text, a file's may not
         rows = [alignment_row(a, view.seen, scale=_scale(view.seen)) for a in view.alignments]
         page.text(f"Alignments of {network.name}, coarsest first:")
         page.pictures(rows, columns=max(map(len, rows)))
-        _save(sheet(rows), folder / f"{stem}_{network.name}.png")
+        _save(sheet(rows), folder / f"{stem}_{name}.png")
         if row := field_row(view.alignments, view.seen, scale=_scale(view.seen)):
             row.insert(0, Picture(enlarge(view.seen, _scale(view.seen)), "image"))
             row.append(Picture(paint_segments(image, view.found, scale=scale), network.name))
-            _save(sheet([row]), folder / f"{stem}_{network.name}_field.png")
+            _save(sheet([row]), folder / f"{stem}_{name}_field.png")
 
 
 def _error_row(
