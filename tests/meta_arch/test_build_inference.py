@@ -34,21 +34,22 @@ def test_by_default_the_model_itself_is_tested():
 @torch.no_grad()
 def test_a_real_network_by_config():
     cfg, model = network(MODE="slide", CROP_SIZE=(64, 96), SCALES=[1.0], FLIP=True)
-    wrapped = build_inference(cfg, model)
+    wrapped = build_inference(cfg, model.double())
     image = picture(64, 96)
     sample = {"image": image, "height": 50, "width": 70, "sem_seg": torch.zeros(64, 96)}
     (got,) = wrapped([sample])
     plain = model([{"image": image}, {"image": image.flip(-1)}])
     expected = (plain[0]["sem_seg"] + plain[1]["sem_seg"].flip(-1)) / 2
     expected = F.interpolate(expected[None], (50, 70), mode="bilinear")[0]
-    torch.testing.assert_close(got["sem_seg"], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got["sem_seg"], expected, rtol=1e-9, atol=1e-9)
 
 
 @torch.no_grad()
 def test_pointrend():
     """Its head refines a batch of windows as it refines each of them."""
     config = Path(__file__).resolve().parents[2] / "configs" / "fapn" / "pointrend_semantic_R_50_FPN_cityscapes.yaml"
-    small = ("MODEL.NECK.BOTTOM_UP", "build_tiny_bottom_up", "MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS", 50)
+    # All points are refined: which are the most uncertain, a last bit could decide.
+    small = ("MODEL.NECK.BOTTOM_UP", "build_tiny_bottom_up", "MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS", 100000)
     small = (*small, "MODEL.FPN.OUT_CHANNELS", 32, "MODEL.SEM_SEG_HEAD.CONVS_DIM", 32, "MODEL.POINT_HEAD.FC_DIM", 16)
     windows = ("TEST.SEM_SEG.MODE", "slide", "TEST.SEM_SEG.CROP_SIZE", (64, 64), "TEST.SEM_SEG.FLIP", True)
     cfg = load_config(str(config), ["MODEL.DEVICE", "cpu", *small, *windows])
@@ -57,7 +58,8 @@ def test_pointrend():
     together = build_inference(cfg, model)([sample])[0]["sem_seg"]
     cfg.TEST.SEM_SEG.BATCH = 1
     assert together.shape == (19, 64, 110)
-    torch.testing.assert_close(build_inference(cfg, model)([sample])[0]["sem_seg"], together, rtol=1e-4, atol=1e-5)
+    (alone,) = build_inference(cfg, model)([sample])
+    torch.testing.assert_close(alone["sem_seg"], together, rtol=1e-4, atol=1e-5 * together.abs().max().item())
 
 
 @pytest.mark.gpu
