@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from detectron2.modeling import build_model
 
+from fapn_d2.engine.checkpoint import Checkpointer
 from fapn_d2.engine.config_loading import load_config
+from fapn_d2.engine.ledger import find_row, load_ledgers
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 CITYSCAPES = sorted(path.name for path in (CONFIGS / "sfnet").glob("semantic_*_cityscapes.yaml"))
@@ -54,6 +58,36 @@ def test_sfnets_losses(name):
     assert head.IGNORE_VALUE == 255 and head.ALIGN_CORNERS and cfg.MODEL.NECK.FLOW.ALIGN_CORNERS
     assert cfg.MODEL.BACKBONE.FREEZE_AT == 0
     assert (f"timm://resnet{name[2:]}s.gluon_in1k" if name in ("R_50", "R_101") else "") == cfg.MODEL.WEIGHTS
+
+
+def test_mapillary_is_pretrained_as_in_the_code_of_2020():
+    """65 classes, batches of 32, 300 times 18,000 images, rate 0.01, crops of 1024, half of them drawn by classes."""
+    cfg = load_config(str(CONFIGS / "sfnet" / "semantic_R_18_SFNet_mapillary.yaml"))
+    solver, head = cfg.SOLVER, cfg.MODEL.SEM_SEG_HEAD
+    assert (solver.IMS_PER_BATCH, solver.MAX_ITER * solver.IMS_PER_BATCH, solver.BASE_LR) == (32, 300 * 18_000, 0.01)
+    assert head.NUM_CLASSES == head.IGNORE_VALUE == 65 and list(cfg.INPUT.SCALE_CROP.SIZE) == [1024, 1024]
+    assert cfg.DATALOADER.SAMPLER_TRAIN == "ClassUniformSampler" and cfg.DATALOADER.CLASS_UNIFORM.FRACTION == 0.5
+
+
+def test_weights_from_mapillary_fill_all_but_the_classifiers(tmp_path):
+    row = find_row(load_ledgers(), "sfnet.t6.sfnet_r18_mapillary")
+    before, after = (build_model(network.load(["MODEL.DEVICE", "cpu"])) for network in (row.pretraining, row.network))
+    torch.save({"model": before.state_dict()}, tmp_path / "pretrained.pth")
+    fresh = {name: value.clone() for name, value in after.state_dict().items()}
+    with pytest.raises(ValueError, match=r"8 weights of .*To tune it on other classes.*MODEL\.WEIGHTS_SKIP") as refused:
+        Checkpointer(after).initialize(str(tmp_path / "pretrained.pth"))
+    skip = row.network.load().MODEL.WEIGHTS_SKIP
+    assert all(f"'{part}'" in str(refused.value) for part in skip)  # the message names what the ledger has
+    after.load_state_dict(fresh)
+    Checkpointer(after).initialize(str(tmp_path / "pretrained.pth"), skip=skip)
+    given, classifiers = before.state_dict(), 0
+    for name, value in after.state_dict().items():
+        if any(name.startswith(f"{part}.") for part in skip):
+            assert (value == fresh[name]).all() and len(value) == 19
+            classifiers += 1
+        else:
+            assert (value == given[name]).all(), name
+    assert classifiers == 8
 
 
 @pytest.mark.parametrize("name", ["R_18", "DF2"])

@@ -10,6 +10,7 @@ from .cityscapes import complete_cityscapes
 from .coco_stuff import register_coco_stuff
 from .coco_subset import register_coco_subsets
 from .loaders import build_test_loader, build_train_loader
+from .mapillary import register_mapillary
 from .mapper import PyramidDatasetMapper
 from .pascal_context import register_pascal_context
 from .shapes import generate_shapes, register_shapes
@@ -17,6 +18,7 @@ from .shapes import generate_shapes, register_shapes
 register_camvid()
 register_coco_stuff()
 register_coco_subsets()
+register_mapillary()
 register_pascal_context()
 register_shapes()
 complete_ade20k()

@@ -29,6 +29,10 @@ _ADVICE = (
     ("cityscapes_fine_panoptic", "Its labels are made by datasets/prepare_cityscapes.py."),
     ("ade20k", "Its labels are made by datasets/prepare_ade20k.py."),
     ("pascal_context", "Its labels are made by datasets/prepare_pascal_context.py."),
+    (
+        "mapillary_vistas",
+        "Its labels are those of version 1.2; datasets/prepare_mapillary_vistas.py checks them.",
+    ),
 )
 
 

@@ -89,22 +89,25 @@ def _write(convert: Callable[[LabelFile], np.ndarray], file: LabelFile) -> None:
 
 
 def verify_labels(
-    files: Sequence[LabelFile], *, num_classes: int, ignore_label: int | None, description: str, workers: int = 0
+    files: Sequence[LabelFile],
+    *,
+    num_classes: int,
+    ignore_label: int | None,
+    description: str,
+    mend: str = "Remove them and run this program again.",
+    workers: int = 0,
 ) -> None:
     """Read every label image back.
 
     Raises:
         FileNotFoundError: one is absent.
         ValueError: one cannot be read, has another size than its image, or values other than 0..num_classes-1 and
-            ``ignore_label``; names it and says to remove it and start again.
+            ``ignore_label``; names it; the message ends in ``mend``.
     """
     check = partial(_verify, num_classes, ignore_label)
     problems = [p for p in in_parallel(check, files, description=description, workers=workers) if p]
     if problems:
-        raise ValueError(
-            f"{len(problems)} of {len(files)} label images are wrong: {'; '.join(problems[:3])}. Remove them and run "
-            "this program again."
-        )
+        raise ValueError(f"{len(problems)} of {len(files)} label images are wrong: {'; '.join(problems[:3])}. {mend}")
 
 
 def _verify(num_classes: int, ignore_label: int | None, file: LabelFile) -> str | None:

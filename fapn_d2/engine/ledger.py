@@ -15,6 +15,7 @@ A ledger is a YAML file::
         config: some_config.yaml                beside the ledger, or relative to it
         overrides: {MODEL.NECK.ALIGN: deform}   what the row changes in it
         networks: {coco: {config: ..., overrides: ...}, ...}    instead of config, where a row needs several networks
+        pretraining: {config: ..., overrides: ...}      what is trained first, on other data, and gives MODEL.WEIGHTS
         pending: why there is no config yet     instead of config
         paper: {params_M: 31.7, mIoU: 79.7}     as printed, in the paper's units
         tolerance: {params_M: 0.14}             only where the row's own differs
@@ -81,6 +82,7 @@ class Row:
     networks: Mapping[str, Network]  #: name -> network; one named "" where the row has a single one; none if pending
     paper: Mapping[str, float]
     tolerance: Mapping[str, float]
+    pretraining: Network | None = None  #: trained first; its weights are where the networks start
     pending: str = ""
     flops_size: tuple[int, int] | None = None
     flops_convention: str = "macs"
@@ -176,8 +178,9 @@ def _row(content: Any, table: dict, ledger: dict, path: Path) -> Row:
         raise ValueError(
             f"{where} must have one of config, networks and pending; it has {' and '.join(ways) or 'none'}"
         )
-    if "overrides" in content and "config" not in content:
-        raise ValueError(f"{where} has overrides but no config that they change")
+    for key in ("overrides", "pretraining"):
+        if key in content and "config" not in content:
+            raise ValueError(f"{where} has {key} but no config that this belongs to")
     measured = checked(content.get("measured", {}), MEASURED_FIELDS, f"{where}, measured")
     for run in measured.get("runs", []):
         numbers(checked(run, RUN_FIELDS, f"{where}, measured run", needed=("seed", "metrics"))["metrics"], where)
@@ -197,6 +200,9 @@ def _row(content: Any, table: dict, ledger: dict, path: Path) -> Row:
         networks=_networks(content, path.parent, where),
         paper=numbers(content["paper"], where),
         tolerance=numbers({**ledger.get("tolerance", {}), **content.get("tolerance", {})}, where),
+        pretraining=_network(content["pretraining"], path.parent, f"{where}, pretraining")
+        if "pretraining" in content
+        else None,
         pending=content.get("pending", ""),
         flops_size=tuple(size) if size else None,
         flops_convention=convention,
@@ -211,13 +217,17 @@ def _config_names(folder: Path) -> list[str]:
 
 def _networks(content: dict, folder: Path, where: str) -> dict[str, Network]:
     named = content.get("networks", {"": {k: content[k] for k in NETWORK_FIELDS if k in content}})
-    networks = {}
-    for name, fields in {} if "pending" in content else named.items():
-        fields = checked(fields, NETWORK_FIELDS, f"{where}, network {name!r}" if name else where, needed=("config",))
-        config = (folder / fields["config"]).resolve()
-        if not config.is_file():
-            near = difflib.get_close_matches(config.name, _config_names(folder), n=3)
-            hint = f"; near names: {', '.join(near)}" if near else ""
-            raise ValueError(f"{where}: there is no config {fields['config']}{hint}")
-        networks[name] = Network(config, fields.get("overrides", {}))
-    return networks
+    return {
+        name: _network(fields, folder, f"{where}, network {name!r}" if name else where)
+        for name, fields in ({} if "pending" in content else named).items()
+    }
+
+
+def _network(content: Any, folder: Path, where: str) -> Network:
+    fields = checked(content, NETWORK_FIELDS, where, needed=("config",))
+    config = (folder / fields["config"]).resolve()
+    if not config.is_file():
+        near = difflib.get_close_matches(config.name, _config_names(folder), n=3)
+        hint = f"; near names: {', '.join(near)}" if near else ""
+        raise ValueError(f"{where}: there is no config {fields['config']}{hint}")
+    return Network(config, fields.get("overrides", {}))

@@ -12,6 +12,7 @@ ROW_FIELDS = {
     "config": str,
     "overrides": dict,
     "networks": dict,
+    "pretraining": dict,
     "pending": str,
     "paper": dict,
     "tolerance": dict,

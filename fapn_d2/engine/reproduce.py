@@ -1,9 +1,10 @@
 """Training and scoring what a row of the ledger says, and keeping what came out.
 
 A network is trained once for all rows that share it: its folder is named after the config and a hash of every key that
-training reads. A row that tests the same weights in another way (another size, other measures) only scores them. What
-a run gave is in ``record-<hash>.json`` beside the weights, under a hash of the whole config; rows find their numbers by
-that hash, and runs that were shrunk or changed by hand never count as a row's.
+training reads. A row that tests the same weights in another way (another size, other measures) only scores them. A row
+with a pretraining starts all its seeds from the weights of one pretraining, which is a run of its own. What a run gave
+is in ``record-<hash>.json`` beside the weights, under a hash of the whole config; rows find their numbers by that hash,
+and runs that were shrunk or changed by hand never count as a row's.
 """
 
 import json
@@ -11,17 +12,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .ledger import CONFIGS, Network, Row
-from .run_records import Record, config_hash, read_record
+from .run_records import PRETRAINING, Record, config_hash, read_record, training_hash
 from .shrinking import shrinking
 
 TRAIN_TOOL = CONFIGS.parent / "tools" / "train_net.py"
-#: Keys (and sections) that only scoring reads.
-_SCORING = ("TEST", "DATASETS.TEST", "DATASETS.PROPOSAL_FILES_TEST", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST")
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,12 @@ class Job:
     seed: int
     folder: Path  #: OUTPUT_DIR of the training
     config_hash: str
+    start: Path | None = None  #: weights of the row's pretraining; None: MODEL.WEIGHTS as the config has it
+
+    @property
+    def weights(self) -> Path:
+        """What the training leaves behind."""
+        return self.folder / "model_final.pth"
 
     @property
     def record(self) -> Path:
@@ -44,24 +49,23 @@ class Job:
 
     def command(self, gpus: int) -> list[str]:
         """What trains and scores it, or only scores it where the weights are there."""
-        weights = self.folder / "model_final.pth"
         start = [sys.executable, str(TRAIN_TOOL), "--config-file", str(self.config), "--num-gpus", str(gpus)]
         place = ["SEED", str(self.seed), "OUTPUT_DIR", str(self.scores_folder)]
-        if weights.is_file():
-            return [*start, "--eval-only", *as_arguments(self.options), *place, "MODEL.WEIGHTS", str(weights)]
-        return [*start, "--resume", *as_arguments(self.options), *place]
+        if self.weights.is_file():
+            return [*start, "--eval-only", *as_arguments(self.options), *place, "MODEL.WEIGHTS", str(self.weights)]
+        first = ["MODEL.WEIGHTS", str(self.start)] if self.start else []
+        return [*start, "--resume", *as_arguments(self.options), *first, *place]
 
     @property
     def scores_folder(self) -> Path:
         """Where ``results.json`` comes to lie: scoring again must not overwrite the record of the training."""
-        trained = (self.folder / "model_final.pth").is_file()
-        return self.folder / f"scores-{self.config_hash}" if trained else self.folder
+        return self.folder / f"scores-{self.config_hash}" if self.weights.is_file() else self.folder
 
 
 def jobs_of(
     row: Row, *, seeds: int, output: Path, shrink: float = 1.0, processes: int = 1, options: Sequence[Any] = ()
 ) -> Iterator[Job]:
-    """What has to be run for a row: each of its networks with seeds 1 to ``seeds``.
+    """What has to be run for a row, in order: its pretraining with seed 1, each network with seeds 1 to ``seeds``.
 
     Args:
         row: a row with networks.
@@ -69,7 +73,7 @@ def jobs_of(
         output: folder of all runs.
         shrink: factor of :func:`shrinking`; 1 is the row itself.
         processes: what a shrunken batch must be a multiple of.
-        options: further KEY VALUE pairs.
+        options: further KEY VALUE pairs for the networks. With MODEL.WEIGHTS among them nothing is pretrained.
 
     Raises:
         ValueError: the row is pending, ``seeds`` or ``shrink`` is out of range, or the config is not valid.
@@ -79,22 +83,33 @@ def jobs_of(
         raise ValueError(f"row {row.id} is not built yet: {row.pending}")
     if seeds < 1:
         raise ValueError(f"--seeds must be at least 1, got {seeds}")
-    for name, network in row.networks.items():
-        smaller = shrinking(network.load(options), shrink, processes=processes) if shrink != 1 else []
-        changed = (*smaller, *options)
+
+    def job(name: str, network: Network, given: Sequence[Any], start: Path | None = None, before: str = "") -> Job:
+        smaller = shrinking(network.load(given), shrink, processes=processes) if shrink != 1 else []
+        changed = (*smaller, *given)
         cfg = network.load(changed)
-        folder = f"{network.config.stem}-{config_hash(cfg, without=_SCORING)}"
+        folder = f"{network.config.stem}-{training_hash(cfg, pretraining=before)}"
+        return Job(
+            row=row.id,
+            network_name=name,
+            config=network.config,
+            options=(*network.options(), *changed),
+            changed=changed,
+            seed=1,
+            folder=output / folder / "seed1",
+            config_hash=config_hash(cfg, pretraining=before),
+            start=start,
+        )
+
+    start, before = None, ""
+    if row.pretraining and "MODEL.WEIGHTS" not in options[::2]:
+        pretraining = job(PRETRAINING, row.pretraining, ())
+        start, before = pretraining.weights, training_hash(row.pretraining.load(pretraining.changed))
+        yield pretraining
+    for name, network in row.networks.items():
+        first = job(name, network, options, start, before)
         for seed in range(1, seeds + 1):
-            yield Job(
-                row=row.id,
-                network_name=name,
-                config=network.config,
-                options=(*network.options(), *changed),
-                changed=changed,
-                seed=seed,
-                folder=output / folder / f"seed{seed}",
-                config_hash=config_hash(cfg),
-            )
+            yield replace(first, seed=seed, folder=first.folder.with_name(f"seed{seed}"))
 
 
 def run_job(job: Job, *, gpus: int) -> Record:

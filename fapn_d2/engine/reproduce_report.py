@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .ledger import Ledger, Row
 from .paper_metrics import ELSEWHERE, find
-from .run_records import Record, config_hash
+from .run_records import PRETRAINING, Record, config_hash, training_hash
 
 NOT_MEASURED = "not measured"
 
@@ -63,8 +63,18 @@ def numbers_of(row: Row, records: Sequence[Record]) -> dict[str, Number]:
 
 def records_of(row: Row, records: Sequence[Record]) -> list[Record]:
     """The runs of this row's networks as they stand in the ledger, whichever row they were started for."""
-    hashes = {config_hash(network.load()): name for name, network in row.networks.items()} if records else {}
+    if not records:
+        return []
+    before = training_hash(row.pretraining.load()) if row.pretraining else ""
+    hashes = {config_hash(network.load(), pretraining=before): name for name, network in row.networks.items()}
     return [r for r in records if hashes.get(r.config_hash) == r.network]
+
+
+def _pretraining_of(row: Row, records: Sequence[Record]) -> list[Record]:
+    if not row.pretraining or not records:
+        return []
+    expected = config_hash(row.pretraining.load())
+    return [r for r in records if (r.network, r.config_hash) == (PRETRAINING, expected)]
 
 
 def report(ledgers: Sequence[Ledger], records: Sequence[Record]) -> list[Block]:
@@ -74,15 +84,16 @@ def report(ledgers: Sequence[Ledger], records: Sequence[Record]) -> list[Block]:
         for table in dict.fromkeys(row.table for row in ledger.rows):
             rows = [row for row in ledger.rows if row.table == table]
             metrics = list(dict.fromkeys(metric for row in rows for metric in row.paper))
-            lines = []
+            lines, notes = [], []
             for row in rows:
-                own = records_of(row, records)
-                used |= {id(record) for record in own}
+                own, before = records_of(row, records), _pretraining_of(row, records)
+                used |= {id(record) for record in (*own, *before)}
+                notes += [f"{row.id}: {row.note}"] if row.note else []
+                notes += [f"{row.id}: pretraining gave {_scores(r)} ({_provenance(row, [r])})" for r in before]
                 numbers = numbers_of(row, own)
                 cells = [numbers[metric].text if metric in numbers else "" for metric in metrics]
                 lines.append([row.id, row.method, *cells, _provenance(row, own)])
             header = ["row", "method", *metrics, "runs"]
-            notes = [f"{row.id}: {row.note}" for row in rows if row.note]
             blocks.append(Block(ledger.title, table, rows[0].about, header, lines, notes))
     trials = [record for record in records if id(record) not in used]
     if trials:
@@ -176,20 +187,24 @@ def _trials(records: Sequence[Record]) -> Block:
     for record in records:
         pairs = zip(record.changed[::2], record.changed[1::2])
         changed = "; ".join(f"{key} {value}" for key, value in pairs) or "the ledger has changed since"
-        scores = {
-            f"{task}/{name}": value
-            for task, named in record.results.items()
-            if isinstance(named, dict)
-            for name, value in named.items()
-            if isinstance(value, (int, float)) and "-" not in name  # means, not single classes
-        }
-        text = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
         started = f"{record.row} {record.network}".strip()
         ran = f"seed {record.seed}, {record.iterations} iterations"
-        lines.append([started, record.config, changed, text, ran, _device(record), _commit(record), record.config_hash])
+        place = [_device(record), _commit(record), record.config_hash]
+        lines.append([started, record.config, changed, _scores(record), ran, *place])
     header = ["started for", "config", "changed", "scores", "run", "device", "commit", "config hash"]
     about = "Shrunken or changed by hand: they show that a row runs, and are not to be compared with its numbers."
     return Block("", "Trials", about, header, lines, [])
+
+
+def _scores(record: Record) -> str:
+    """Its means, not those of single classes."""
+    return ", ".join(
+        f"{task}/{name} {value:.2f}"
+        for task, named in record.results.items()
+        if isinstance(named, dict)
+        for name, value in named.items()
+        if isinstance(value, (int, float)) and "-" not in name
+    )
 
 
 def _line(cells: Sequence[str]) -> str:

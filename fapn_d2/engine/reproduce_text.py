@@ -55,22 +55,31 @@ def describe_row(row: Row) -> str:
         lines += ["", f"note: {row.note}"]
     if row.pending:
         return "\n".join([*lines, "", f"not built: {row.pending}"])
+    if row.pretraining:
+        place = f"output/{row.id}/pretraining"
+        lines += ["", "pretraining, once for all seeds:", *_describe_network(row.pretraining, ["OUTPUT_DIR", place])]
     for name, network in row.networks.items():
-        lines += ["", f"network {name}:" if name else "network:", f"  config     {_relative(network.config)}"]
-        lines += [f"  override   {key} {value}" for key, value in network.overrides.items()]
-        lines += [f"  {line}" for line in _recipe(network.load())]
-        lines += [f"  by hand    {_command(network)}"]
+        start = ["MODEL.WEIGHTS", f"{place}/model_final.pth"] if row.pretraining else []
+        lines += ["", f"network {name}:" if name else "network:", *_describe_network(network, start)]
     lines += ["", f"tools/reproduce.py run {row.id}"]
     return "\n".join(lines)
 
 
 def describe_runs(row: Row, records: Sequence[Record]) -> str:
-    """The paper's numbers beside those of the given runs."""
+    """The paper's numbers beside those of the given runs; a pretraining among them gives none."""
     trial = any(record.changed for record in records)
+    records = [record for record in records if record.network in row.networks]
     head = f"{row.id}, {len(records)} run{'s' if len(records) > 1 else ''}"
     lines = [f"{head}: a trial, not comparable" if trial else head]
     lines += [f"  {name:20} {number.text}" for name, number in numbers_of(row, records).items()]
     return "\n".join(lines)
+
+
+def _describe_network(network: Network, opts: Sequence[str]) -> list[str]:
+    lines = [f"  config     {_relative(network.config)}"]
+    lines += [f"  override   {key} {value}" for key, value in network.overrides.items()]
+    lines += [f"  {line}" for line in _recipe(network.load(opts))]
+    return [*lines, f"  by hand    {_command(network, opts)}"]
 
 
 def _state(row: Row) -> str:
@@ -102,9 +111,10 @@ def _recipe(cfg: CfgNode) -> list[str]:
     ]
 
 
-def _command(network: Network) -> str:
+def _command(network: Network, opts: Sequence[str]) -> str:
     tool = _relative(TRAIN_TOOL)
     parts = [tool, "--config-file", _relative(network.config), "--num-gpus", "8", *as_arguments(network.options())]
+    parts += opts
     return shlex.join(parts)
 
 

@@ -27,6 +27,10 @@ _PLACE = (
     "TEST.SEM_SEG.BATCH",
     "TEST.SEM_SEG.ACCUMULATE",
 )
+#: Name of a row's pretraining beside those of its networks.
+PRETRAINING = "pretraining"
+#: Keys (and sections) that only scoring reads.
+_SCORING = ("TEST", "DATASETS.TEST", "DATASETS.PROPOSAL_FILES_TEST", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST")
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,16 @@ class Record:
         partial.rename(path)
 
 
-def config_hash(cfg: CfgNode, *, without: Sequence[str] = ()) -> str:
+def config_hash(cfg: CfgNode, *, without: Sequence[str] = (), pretraining: str = "") -> str:
     """12 hexadecimal digits for all keys that differ from their defaults, but those in ``without`` and below.
 
     Keys that the project gets later leave it as it is, as long as their defaults change nothing.
+
+    Args:
+        cfg: a resolved config.
+        without: keys and sections that do not count.
+        pretraining: :func:`training_hash` of the training whose weights this one starts from; "" where
+            MODEL.WEIGHTS says where it starts.
     """
     defaults = {key: _plain(value) for key, value in leaves(default_config())}
     left_out = (*_PLACE, *without)
@@ -64,7 +74,14 @@ def config_hash(cfg: CfgNode, *, without: Sequence[str] = ()) -> str:
         for key, value in leaves(cfg)
         if _plain(value) != defaults.get(key) and not any(f"{key}.".startswith(f"{name}.") for name in left_out)
     }
+    if pretraining:
+        changed["pretraining"] = pretraining
     return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def training_hash(cfg: CfgNode, *, pretraining: str = "") -> str:
+    """:func:`config_hash` without the keys that only scoring reads: the same for configs that train alike."""
+    return config_hash(cfg, without=_SCORING, pretraining=pretraining)
 
 
 def read_record(path: Path) -> Record:

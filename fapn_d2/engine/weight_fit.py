@@ -93,7 +93,8 @@ class Fit:
 
     def summary(self, path: str) -> str:
         """One line for the log."""
-        line = f"{len(self.names) - len(self.missing)} of {len(self.names)} tensors come from {path}"
+        others = len(self.missing) + sum(map(self.skipped, self.names))
+        line = f"{len(self.names) - others} of {len(self.names)} tensors come from {path}"
         untouched = sorted({".".join(name.split(".")[:2]) for name in self.missing if not name.endswith(_STATISTICS)})
         if untouched:
             line += f"; these parts keep their initialisation: {', '.join(untouched)}"

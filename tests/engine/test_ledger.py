@@ -44,6 +44,12 @@ def test_a_row_of_several_networks(tmp_path):
         _ = row.network
 
 
+def test_a_row_with_a_pretraining(tmp_path):
+    row = ROW | {"pretraining": {"config": "net.yaml", "overrides": {"SEED": 5}}}
+    (row,) = load_ledger(write(tmp_path / "toy", row)).rows
+    assert row.pretraining.load().SEED == 5 and row.network.load().SEED != 5
+
+
 def test_ledgers_and_ids(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no tables\.yaml in the folders of"):
         load_ledgers(tmp_path)
@@ -71,6 +77,12 @@ ERRORS = [
     (ROW | {"measured": {"parameters": 1}}, "measured: unknown field 'parameters'"),
     (ROW | {"measured": {"runs": [{"seed": 1}]}}, "measured run lacks metrics"),
     ({"id": "toy.t1.a", "method": "A", "pending": "p", "paper": {}, "overrides": {}}, "has overrides but no config"),
+    (
+        {"id": "toy.t1.a", "method": "A", "pending": "p", "paper": {}, "pretraining": {}},
+        "has pretraining but no config",
+    ),
+    (ROW | {"pretraining": {"config": "pre.yaml"}}, "row toy.t1.a, pretraining: there is no config pre.yaml"),
+    (ROW | {"pretraining": {}}, "row toy.t1.a, pretraining lacks config"),
     ("toy.t1.a", "must be a mapping with id, method,"),
 ]
 

@@ -54,6 +54,11 @@ tables:
   - {id: toy.t2.a, method: A, config: net.yaml, overrides: {INPUT.MIN_SIZE_TEST: 900}, paper: {mIoU: 71.0}}
   - {id: toy.t2.d, method: D, config: net.yaml, overrides: {SOLVER.BASE_LR: 0.25}, paper: {mIoU: 73.0},
      measured: {runs: [{seed: 1, metrics: {mIoU: 72.0}, device: 8 x B, commit: c0ffee0, config_hash: abc}]}}
+- name: Table 3
+  about: A toy that had another toy before.
+  rows:
+  - {id: toy.t3.a, method: A, config: net.yaml, pretraining: {config: pre.yaml, overrides: {SOLVER.BASE_LR: 0.125}},
+     paper: {mIoU: 74.0}}
 """
 
 
@@ -62,6 +67,7 @@ def ledger(tmp_path, monkeypatch):
     """A ledger of toys, and a stand-in for tools/train_net.py."""
     (tmp_path / "train.py").write_text(STAND_IN)
     (tmp_path / "net.yaml").write_text("SOLVER: {MAX_ITER: 100, STEPS: [50, 80], IMS_PER_BATCH: 8}")
+    (tmp_path / "pre.yaml").write_text("SOLVER: {MAX_ITER: 200, STEPS: [50, 80], IMS_PER_BATCH: 8}")
     (tmp_path / "tables.yaml").write_text(LEDGER)
     monkeypatch.setattr(reproduce, "TRAIN_TOOL", tmp_path / "train.py")
     return load_ledger(tmp_path / "tables.yaml")
@@ -100,6 +106,42 @@ def test_rows_of_one_training_share_it(ledger, tmp_path):
     assert "--eval-only INPUT.MIN_SIZE_TEST 900" in calls(tmp_path)[1]
     assert f"MODEL.WEIGHTS {trained.folder / 'model_final.pth'}" in calls(tmp_path)[1]
     assert (trained.folder / "results.json").stat().st_mtime_ns == before
+
+
+def test_a_pretraining_is_run_once_for_all_seeds(ledger, tmp_path):
+    row, output = row_of(ledger, "toy.t3.a"), tmp_path / "out"
+    pretraining, first, second = jobs_of(row, seeds=2, output=output)
+    records = [run_job(job, gpus=1) for job in (pretraining, first, second)]
+    before, *tuned = calls(tmp_path)
+    assert f"pre.yaml --num-gpus 1 --resume SOLVER.BASE_LR 0.125 SEED 1 OUTPUT_DIR {pretraining.folder}" in before
+    for job, call in zip((first, second), tuned):
+        start = pretraining.folder / "model_final.pth"
+        assert f"net.yaml --num-gpus 1 --resume MODEL.WEIGHTS {start} SEED {job.seed} " in call
+    # what starts elsewhere is another training
+    (plain,) = jobs_of(row_of(ledger, "toy.t1.a"), seeds=1, output=output)
+    assert plain.folder != first.folder and plain.config_hash != first.config_hash
+    texts = describe_runs(row, records)
+    assert "toy.t3.a, 2 runs\n" in texts and "74.0 → 71.50 ± 0.71 (-2.50)" in texts
+    block = report([ledger], read_records(output))[2]
+    assert block.lines[0][2] == "74.0 → 71.50 ± 0.71 (-2.50)"
+    (note,) = block.notes
+    assert note.startswith("toy.t3.a: pretraining gave sem_seg/mIoU 71.00, ") and pretraining.config_hash in note
+    assert len(report([ledger], read_records(output))) == 3  # no trials
+    assert len(calls(tmp_path)) == 3 and list(jobs_of(row, seeds=2, output=output)) == [pretraining, first, second]
+
+
+def test_a_pretraining_of_ones_own(ledger, tmp_path):
+    row = row_of(ledger, "toy.t3.a")
+    (job,) = jobs_of(row, seeds=1, output=tmp_path, options=["MODEL.WEIGHTS", "mine.pth"])
+    assert job.start is None and "MODEL.WEIGHTS mine.pth" in " ".join(job.command(1))
+    small = list(jobs_of(row, seeds=1, output=tmp_path, shrink=0.5))
+    assert ["SOLVER.MAX_ITER" in job.changed for job in small] == [True, True]
+    assert small[1].start == small[0].weights
+    text = describe_row(row)
+    assert (
+        "pretraining, once for all seeds:" in text and "start      output/toy.t3.a/pretraining/model_final.pth" in text
+    )
+    assert text.count("OUTPUT_DIR output/toy.t3.a/pretraining") == 1
 
 
 def test_a_run_that_stops_passes_its_exit_code_on(ledger, tmp_path):
@@ -147,8 +189,9 @@ def test_the_report(ledger, tmp_path):
         for job in jobs_of(row_of(ledger, name), seeds=seeds, output=output, shrink=shrink):
             run_job(job, gpus=1)
     blocks = report([ledger], read_records(output))
-    assert [(b.chapter, b.title) for b in blocks] == [("Toys", "Table 1"), ("Toys", "Table 2"), ("", "Trials")]
-    first, second, trials = (block.lines for block in blocks)
+    titles = [("Toys", "Table 1"), ("Toys", "Table 2"), ("Toys", "Table 3"), ("", "Trials")]
+    assert [(b.chapter, b.title) for b in blocks] == titles
+    first, second, _, trials = (block.lines for block in blocks)
     assert blocks[0].header == ["row", "method", "mIoU", "mIoU_3px", "params_M", "FPS", "runs"]
     provenance = (
         f"seeds 1, 2; 2 x a GPU; commit 0123456 with changes; config {config_hash(ledger.rows[0].network.load())}"
@@ -164,9 +207,9 @@ def test_the_report(ledger, tmp_path):
     assert scores == "sem_seg/mIoU 71.00, sem_seg/boundary_mIoU_3px nan" and ran == "seed 1, 50 iterations"
     markdown, page = to_markdown(blocks), to_html(blocks)
     assert "| toy.t1.b | B | 72.0 |  |  |  | not measured |" in markdown
-    assert markdown.count("\n## ") == 2 and markdown.count("\n### ") == 2
+    assert markdown.count("\n## ") == 2 and markdown.count("\n### ") == 3
     assert "- toy.t1.a: Toys are small." in markdown and "<li>toy.t1.a: Toys are small.</li>" in page
-    assert page.count('<tr class="measured">') == 4 and page.count("<h2>") == 2 and page.count("<h3>") == 2
+    assert page.count('<tr class="measured">') == 4 and page.count("<h2>") == 2 and page.count("<h3>") == 3
     assert "http" not in page
 
 
@@ -216,7 +259,7 @@ def test_sfnets_ways_of_testing_share_a_training(tmp_path):
 
 def test_texts(ledger, tmp_path):
     listing = describe_list([ledger])
-    assert "  Table 1: Toys on a table." in listing and "4 of 5 rows are built" in listing
+    assert "  Table 1: Toys on a table." in listing and "5 of 6 rows are built" in listing
     assert "toy.t1.c  not built: no data" in listing and "toy.t2.d  built, 1 run recorded" in listing
     assert "1 of 1 rows are built" in describe_list([ledger], prefix="toy.t2.a")
     with pytest.raises(ValueError, match=r"no row's id starts with 'toys'; nearest: toy"):

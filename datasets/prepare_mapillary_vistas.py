@@ -1,0 +1,45 @@
+#!/usr/bin/env python
+"""Check a download of Mapillary Vistas. Nothing is written: its labels are used as they are.
+
+    python datasets/prepare_mapillary_vistas.py [--root FOLDER]
+
+FOLDER is the download, unpacked: {training,validation}/images/*.jpg with labels of version 1.2 in labels/*.png or
+v1.2/labels/*.png beside them, and config.json or config_v1.2.json. The classes are compared, every image must have its
+label and every label its image, and each label is read: 0..65, of its image's size.
+"""
+
+from pathlib import Path
+
+from fapn_d2.data.catalog import advice
+from fapn_d2.data.conversion import LabelFile, parser, run_program, verify_labels
+from fapn_d2.data.mapillary import COLORS, FOLDER, IGNORE_LABEL, SPLITS, check_names, label_folder
+from fapn_d2.data.pairs import pair_files
+
+
+def prepare(root: Path, args) -> str:
+    names = [root / name for name in ("config_v1.2.json", "config.json") if (root / name).is_file()]
+    if not names:
+        raise FileNotFoundError(f"neither config_v1.2.json nor config.json is in {root}. {advice('mapillary_vistas')}")
+    check_names(names[0])
+    counts = []
+    for split, (_, number) in SPLITS.items():
+        pairs = pair_files(root / split / "images", label_folder(root, split), mend=advice("mapillary_vistas"))
+        files = [LabelFile(source=label, target=label, image=image) for image, label in pairs]
+        verify_labels(
+            files,
+            num_classes=len(COLORS),
+            ignore_label=IGNORE_LABEL,
+            description=f"checking {split}",
+            mend="Unpack them again.",
+            workers=args.workers,
+        )
+        counts.append(f"{len(files)} images for {split} (the release has {number})")
+    return ", ".join(counts)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    run_program(parser(__doc__, FOLDER), prepare, arguments)
+
+
+if __name__ == "__main__":
+    main()
