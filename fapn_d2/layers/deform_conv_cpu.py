@@ -5,8 +5,10 @@ taps, G offset groups of c = C/G channels.
 
 The input is laid out once as a table whose row is one group's c channels at one pixel, so bilinear sampling is a
 weighted sum of four table rows. ``embedding_bag`` is exactly that sum (on x86 it is a vectorised FBGEMM kernel): it
-writes the columns of the matrix product directly. Pixels are processed in blocks (their positions) and pieces of blocks
-(their columns) that stay in the cache, hence no buffer of K times the map. The backward pass recomputes the columns.
+writes the columns of the matrix product directly. Pixels are processed in pieces whose columns stay in the cache, hence
+no buffer of K times the map. The forward pass spreads pieces over threads. The backward pass, which recomputes the
+columns, spreads groups instead: samples of different groups never meet in one table row, so no two threads add to the
+same gradient.
 
 Everything here is deterministic. Half precisions are computed in float32 and rounded at the end.
 """
@@ -18,25 +20,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .cpu_threads import spread
 from .deform_conv_torchvision import at_least_float32
 
-#: Size of the columns of one piece, and of the indices and weights of one block. On idle processors smaller ones are a
-#: little faster, being nearer to the cores; but where threads wait for a busy processor, every call may cost a slice of
-#: its time, so that few calls on larger portions win by far.
-PIECE_BYTES, BLOCK_BYTES = 16 * 2**20, 32 * 2**20
+#: Size of the columns of one piece, in bytes.
+PIECE_FORWARD = 3 * 2**20
+#: Samples in one piece of one group in the backward pass. The more, the more share a cell, as long as columns stay in
+#: the cache; and from 32768 elements on torch sorts by digits, seven times as fast.
+PIECE_BACKWARD = 40_000
 
 #: Column elements below which `is_small` holds.
-SMALL_FORWARD, SMALL_BACKWARD = 50_000, 12_000
+SMALL_FORWARD, SMALL_BACKWARD = 80_000, 12_000
 
 # Zero rows and columns before and after the map. Coordinates are clamped to [-2, H] x [-2, W], where all four
 # neighbours are padding: outside the map both the value and its derivative are then zero without a special case.
 _PAD_BEFORE, _PAD_AFTER = 2, 2
 
 
-class _Block(NamedTuple):
-    """Sampling positions of the output pixels ``rows``; all tensors (pixels, G, K), with 4 corners last where said."""
+class _Piece(NamedTuple):
+    """Sampling positions of some output pixels and groups; all tensors (pixels, groups, K), with 4 corners last where
+    said."""
 
-    rows: slice
     index: Tensor  # (..., 4) table row of the corners (top left, top right, bottom left, bottom right)
     weight: Tensor  # (..., 4) bilinear weight times mask
     fy: Tensor  # fractional part of y
@@ -56,16 +60,8 @@ class _Block(NamedTuple):
         return by_y, by_x, by_mask
 
 
-class _Piece(NamedTuple):
-    """A part of a block: which rows of it, and its index and weight, (pixels*G*K, 4)."""
-
-    rows: slice
-    index: Tensor
-    weight: Tensor
-
-
 class _Sampler:
-    """Where each output pixel samples, in pieces; holds the padded table of input rows."""
+    """Where each output pixel samples; holds the padded table of input rows."""
 
     def __init__(self, x, offset, mask, kernel, stride, padding, dilation):
         n, c, height, width = x.shape
@@ -101,32 +97,23 @@ class _Sampler:
         """The map inside a padded (N, H', W', C) table, as a view (N, C, H, W)."""
         return table[:, _PAD_BEFORE:-_PAD_AFTER, _PAD_BEFORE:-_PAD_AFTER].permute(0, 3, 1, 2)
 
-    def blocks(self) -> Iterator[_Block]:
-        bytes_per_pixel = 4 * self.groups * self.taps * (self.table.element_size() + self.first_row.element_size())
-        for rows in _slices(self.pixels, BLOCK_BYTES // bytes_per_pixel):
-            yield self._block(rows)
-
-    def pieces(self, block: _Block) -> Iterator[_Piece]:
-        bytes_per_pixel = self.groups * self.taps * self.table.shape[1] * self.table.element_size()
-        for rows in _slices(len(block.index), PIECE_BYTES // bytes_per_pixel):
-            yield _Piece(rows, block.index[rows].view(-1, 4), block.weight[rows].view(-1, 4))
-
-    def _block(self, rows: slice) -> _Block:
-        y0, fy = self._split(self.offset_y[rows] + (self.grid_y[rows] + self.tap_y), self.size[0])
-        x0, fx = self._split(self.offset_x[rows] + (self.grid_x[rows] + self.tap_x), self.size[1])
-        base = y0.mul_(self.pitch).add_(x0).mul_(self.groups).add_(self.first_row[rows])
+    def piece(self, rows: slice, groups: slice) -> _Piece:
+        """The positions of the output pixels ``rows`` in ``groups``."""
+        y0, fy = self._split(self.offset_y[rows, groups] + (self.grid_y[rows] + self.tap_y), self.size[0])
+        x0, fx = self._split(self.offset_x[rows, groups] + (self.grid_x[rows] + self.tap_x), self.size[1])
+        base = y0.mul_(self.pitch).add_(x0).mul_(self.groups).add_(self.first_row[rows, groups])
         index = base.new_empty(*base.shape, 4)
         for corner, step in enumerate(self.corners):
             torch.add(base, step, out=index[..., corner])
 
         weight = fy.new_empty(*fy.shape, 4)
-        mask = None if self.mask is None else self.mask[rows]
+        mask = None if self.mask is None else self.mask[rows, groups]
         bottom = fy if mask is None else mask * fy
         top = (1 if mask is None else mask) - bottom
         for corner, row in ((1, top), (3, bottom)):
             right = torch.mul(row, fx, out=weight[..., corner])
             torch.sub(row, right, out=weight[..., corner - 1])
-        return _Block(rows, index, weight, fy, fx, mask)
+        return _Piece(index, weight, fy, fx, mask)
 
     def _split(self, coordinate: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Whole part as an index into the padded table, and fractional part."""
@@ -138,35 +125,41 @@ class _Sampler:
         return index, fraction
 
     def columns(self, piece: _Piece) -> Tensor:
-        """Sampled and modulated input, (pixels, G*K*c)."""
-        bags = F.embedding_bag(piece.index, self.table, mode="sum", per_sample_weights=piece.weight)
-        return bags.view(-1, self.groups * self.taps * self.table.shape[1])
+        """Sampled and modulated input, (pixels, groups*K*c)."""
+        index, weight = piece.index.view(-1, 4), piece.weight.view(-1, 4)
+        return F.embedding_bag(index, self.table, mode="sum", per_sample_weights=weight).view(len(piece.index), -1)
 
     def dots(self, piece: _Piece, grad_columns: Tensor) -> Tensor:
-        """Products of the columns' gradient, (pixels*G*K, c), with the four corners, (pixels*G*K, 4)."""
+        """Products of the columns' gradient, (pixels*groups*K, c), with the corners, (pixels, groups, K, 4)."""
         # They are the derivatives of the bags by their weights. Only autograd's own kernel computes them without a copy
         # of all rows; it has no public name, and autograd does not record inside an operator.
-        bag = torch.arange(len(piece.index), dtype=piece.index.dtype)
+        bag = torch.arange(len(grad_columns), dtype=piece.index.dtype)
         return torch.ops.aten._embedding_bag_per_sample_weights_backward(
             grad_columns, self.table, piece.index.view(-1), 4 * bag, bag.repeat_interleave(4), 0
-        ).view(-1, 4)
+        ).view(piece.index.shape)
 
     def scatter(self, piece: _Piece, grad_columns: Tensor, grad_table: Tensor) -> None:
-        """Add the gradient of the piece's columns, (pixels*G*K, c), to that of the table rows they came from."""
+        """Add the gradient of the piece's columns, (pixels*groups*K, c), to that of the table rows they came from."""
         # Some ten samples share a cell (four corners): sum each cell's samples first, again as weighted bags, so that
         # the slow scattered addition sees a tenth of the rows, and each row once for each corner.
-        cell, order = torch.sort(piece.index[:, 0], stable=True)
+        cell, order = torch.sort(piece.index.view(-1, 4)[:, 0], stable=True)
         cell, count = torch.unique_consecutive(cell, return_counts=True)
         first = count.cumsum(0) - count
-        weight = piece.weight.t()[:, order].contiguous()
+        weight = piece.weight.view(-1, 4).t()[:, order].contiguous()
         for corner, step in enumerate(self.corners):
             bags = F.embedding_bag(order, grad_columns, first, mode="sum", per_sample_weights=weight[corner])
             grad_table.index_add_(0, cell.long() + step, bags)
 
 
-def _slices(total: int, step: int) -> Iterator[slice]:
+def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
     step = max(1, step)
-    return (slice(start, min(start + step, total)) for start in range(0, total, step))
+    return (slice(first, min(first + step, stop)) for first in range(start, stop, step))
+
+
+def _even_slices(total: int, step: int, number: int) -> list[slice]:
+    """Slices of at most ``step``, as many as a multiple of ``number``, of nearly the same length."""
+    rounds = -(-total // (max(1, step) * number))
+    return list(_slices(0, total, -(-total // max(1, rounds * number))))
 
 
 def _to_pixels(t: Tensor, pixels: int) -> Tensor:
@@ -214,9 +207,12 @@ def forward(x, offset, mask, weight, bias, stride, padding, dilation) -> Tensor:
     sampler = _Sampler(x, offset, mask, weight.shape[-2:], stride, padding, dilation)
     matrix = _as_matrix(weight, sampler.groups).t()
     out = x.new_empty(sampler.pixels, len(weight))
-    for block in sampler.blocks():
-        for piece in sampler.pieces(block):
-            out[block.rows][piece.rows] = _product(sampler.columns(piece), matrix)
+
+    def fill(rows: slice) -> None:
+        out[rows] = _product(sampler.columns(sampler.piece(rows, slice(None))), matrix)
+
+    step = PIECE_FORWARD // (matrix.shape[0] * matrix.element_size())
+    spread(fill, _even_slices(sampler.pixels, step, torch.get_num_threads()))
     if bias is not None:
         out += bias
     return out.view(len(x), *offset.shape[-2:], len(weight)).permute(0, 3, 1, 2).to(dtype)
@@ -230,40 +226,52 @@ def backward(
     like = (x, offset, mask, weight)
     grad, x, offset, mask, weight = at_least_float32(x.dtype, grad, x, offset, mask, weight)
     sampler = _Sampler(x, offset, mask, weight.shape[-2:], stride, padding, dilation)
+    threads, taps, c = torch.get_num_threads(), sampler.taps, sampler.table.shape[1]
+    # Portions: some groups in a run of whole images. One group, or where maps are small as many as leave a portion to
+    # each thread; as many runs as give each thread a portion.
+    together = min(-(-sampler.groups // threads), PIECE_BACKWARD // max(1, sampler.pixels * taps))
+    parts = list(_slices(0, sampler.groups, together))
+    runs = _even_slices(len(x), len(x), -(-threads // len(parts)))
+    # oneDNN multiplies by a part of a wider matrix a thousand times slower than by a copy of it.
     matrix = _as_matrix(weight, sampler.groups)
+    matrices = [matrix[:, part.start * taps * c : part.stop * taps * c].contiguous() for part in parts]
     grad = _to_pixels(grad.flatten(2), sampler.pixels)
 
-    grad_table = torch.zeros_like(sampler.table) if needs_x else None
-    grad_matrix = torch.zeros_like(matrix) if needs_weight else None
     pixels = offset.shape[2] * offset.shape[3]
-    shape = (sampler.pixels, sampler.groups, sampler.taps)
+    grad_table = torch.zeros_like(sampler.table) if needs_x else None
+    grad_matrices = [m.new_zeros(len(runs), *m.shape) for m in matrices] if needs_weight else None
+    shape = (sampler.pixels, sampler.groups, taps)
     grad_offset = x.new_empty(2, *shape) if needs_offset else None
     grad_mask = x.new_empty(shape) if needs_mask else None
-    for block in sampler.blocks():
-        dots = torch.empty_like(block.weight)
-        for piece in sampler.pieces(block):
-            grad_out = grad[block.rows][piece.rows]
+
+    def add(portion: tuple[int, int]) -> None:
+        run, number = portion
+        images, groups = runs[run], parts[number]
+        step = PIECE_BACKWARD // (taps * (groups.stop - groups.start))
+        for rows in _slices(images.start * pixels, images.stop * pixels, step):
+            piece = sampler.piece(rows, groups)
             if needs_weight:
-                grad_matrix += _product(grad_out.t(), sampler.columns(piece))
+                grad_matrices[number][run] += _product(grad[rows].t(), sampler.columns(piece))
             if not (needs_x or needs_offset or needs_mask):
                 continue
-            grad_columns = _product(grad_out, matrix).view(-1, sampler.table.shape[1])
+            grad_columns = _product(grad[rows], matrices[number]).view(-1, c)
             if needs_x:
                 sampler.scatter(piece, grad_columns, grad_table)
             if needs_offset or needs_mask:
-                dots[piece.rows].view(-1, 4).copy_(sampler.dots(piece, grad_columns))
-        if needs_offset or needs_mask:
-            by_y, by_x, by_mask = block.position_gradients(dots)
-            if needs_offset:
-                grad_offset[0, block.rows], grad_offset[1, block.rows] = by_y, by_x
-            if needs_mask:
-                grad_mask[block.rows] = by_mask
+                by_y, by_x, by_mask = piece.position_gradients(sampler.dots(piece, grad_columns))
+                if needs_offset:
+                    grad_offset[0, rows, groups], grad_offset[1, rows, groups] = by_y, by_x
+                if needs_mask:
+                    grad_mask[rows, groups] = by_mask
 
+    spread(add, [(run, number) for run in range(len(runs)) for number in range(len(parts))])
     grad_x = sampler.interior(grad_table.view(sampler.shape)) if needs_x else None
     if needs_offset:
         grad_offset = grad_offset.unflatten(1, (len(x), pixels)).permute(1, 3, 4, 0, 2).reshape(offset.shape)
     if needs_mask:
         grad_mask = grad_mask.unflatten(0, (len(x), pixels)).permute(0, 2, 3, 1).reshape(mask.shape)
-    grad_weight = _as_weight(grad_matrix, weight, sampler.groups) if needs_weight else None
+    grad_weight = None
+    if needs_weight:
+        grad_weight = _as_weight(torch.cat([m.sum(0) for m in grad_matrices], dim=1), weight, sampler.groups)
     grads = (grad_x, grad_offset, grad_mask, grad_weight)
     return tuple(None if g is None else g.to(t.dtype) for g, t in zip(grads, like))

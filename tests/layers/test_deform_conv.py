@@ -43,10 +43,12 @@ def test_by_hand():
     ],
     ids=str,
 )
-@pytest.mark.parametrize("portions", [(2_000, 20_000), (2**24, 2**25)], ids=str)
-def test_equals_torchvision(geometry, portions, monkeypatch):
-    monkeypatch.setattr(deform_conv_cpu, "PIECE_BYTES", portions[0])
-    monkeypatch.setattr(deform_conv_cpu, "BLOCK_BYTES", portions[1])
+@pytest.mark.parametrize("pieces", [(2_000, 20), (2**24, 10**6)], ids=str)
+@pytest.mark.parametrize("threads", [1, 2, 7], indirect=True)
+@pytest.mark.usefixtures("threads")
+def test_equals_torchvision(geometry, pieces, monkeypatch):
+    monkeypatch.setattr(deform_conv_cpu, "PIECE_FORWARD", pieces[0])
+    monkeypatch.setattr(deform_conv_cpu, "PIECE_BACKWARD", pieces[1])
     inputs = make_inputs(**geometry)
     options = {k: geometry.get(k, 1) for k in ("stride", "padding", "dilation")}
     ours = with_gradients(lambda *t: modulated_deform_conv2d(*t, **options), inputs)
@@ -127,7 +129,8 @@ def test_not_a_number_stays_visible_and_local():
     assert out.isfinite().all()
 
 
-@pytest.mark.usefixtures("no_small")
+@pytest.mark.usefixtures("no_small", "threads")
+@pytest.mark.parametrize("threads", [1], indirect=True)  # modes do not see what other threads make
 def test_no_ninefold_buffer():
     """The columns of the whole map would be 9 times the input; nothing larger than 1.5 times it is made."""
     x, offset, mask, weight, bias = make_inputs(n=1, c=64, o=64, size=(96, 96), groups=2, dtype=torch.float32)
@@ -144,24 +147,22 @@ def test_no_ninefold_buffer():
 
     geometry = ((1, 1),) * 3
     with pytest.MonkeyPatch.context() as patch, Largest() as largest:
-        patch.setattr(deform_conv_cpu, "PIECE_BYTES", 2**20)
-        patch.setattr(deform_conv_cpu, "BLOCK_BYTES", 2**20)
+        patch.setattr(deform_conv_cpu, "PIECE_FORWARD", 2**20)
+        patch.setattr(deform_conv_cpu, "PIECE_BACKWARD", 2**13)
         deform_conv_cpu.forward(x, offset, mask, weight, bias, *geometry)
         deform_conv_cpu.backward(x, x, offset, mask, weight, *geometry, (True,) * 4)
     assert x.numel() <= largest.numel < 1.5 * x.numel()
 
 
 @pytest.fixture
-def two_deterministic_threads():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
+def deterministic():
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
-@pytest.mark.usefixtures("two_deterministic_threads")
+@pytest.mark.usefixtures("deterministic", "threads")
+@pytest.mark.parametrize("threads", [2, 12], indirect=True)
 @pytest.mark.parametrize("small", [False, True])
 def test_deterministic_on_the_cpu(small, monkeypatch):
     """Ours for large maps, torchvision's for small ones: the same bits whichever thread comes first."""
