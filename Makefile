@@ -42,8 +42,10 @@ test-slow: $(STAMP)  ## trainings on real images, several minutes each
 test-gpu: $(STAMP)  ## everything that needs CUDA
 	@$(BIN)/python -m pytest -m gpu tests
 
-benchmark: $(STAMP)  ## operators and necks beside their alternatives, on whatever device is here
+benchmark: $(STAMP)  ## operators and necks beside their alternatives, and the goals, on whatever device is here
 	@$(BIN)/python tools/benchmark.py ops
+	@$(BIN)/python tools/benchmark.py neck
+	@$(BIN)/python tools/benchmark.py goals
 
 clean:  ## remove the environment and outputs, keep the downloads
 	rm -rf $(VENV) output *.egg-info

@@ -9,6 +9,7 @@ suites:
   train    forward, backward and step of whole networks
   speed    frames a second of real-time networks at fixed size, beside their papers'
   sweep    the deformable convolution's CUDA kernels in other launch shapes
+  goals    what this project means to reach on this kind of device, and whether it does
 
 examples:
   %(prog)s ops --quick
@@ -19,12 +20,14 @@ examples:
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from fapn_d2.engine import user_errors_as_messages
-from fapn_d2.engine.benchmark import measure
+from fapn_d2.engine.benchmark import Measurement, measure
+from fapn_d2.engine.benchmark_goals import THREADS, Trial, Verdict, judge, trials
 from fapn_d2.engine.benchmark_networks import model_comparisons, neck_comparisons, train_comparisons
 from fapn_d2.engine.benchmark_ops import OPERATORS, operator_comparisons
 from fapn_d2.engine.benchmark_options import DTYPES, PASSES, TIMED, Options
@@ -68,9 +71,9 @@ def _timed_help() -> str:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=SUITES)
+    parser.add_argument("suite", choices=[*SUITES, "goals"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=positive, help="of the CPU (default: torch's)")
+    parser.add_argument("--threads", type=positive, help=f"of the CPU (default: torch's; goals: {THREADS})")
     parser.add_argument("--images", type=image_size, nargs="+", help="HEIGHTxWIDTH in pixels")
     parser.add_argument("--batches", type=positive, nargs="+", help="images at a time")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="half precisions run under autocast")
@@ -136,20 +139,26 @@ def options_from(args: argparse.Namespace) -> Options:
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    threads = args.threads or (THREADS if args.suite == "goals" else None)
+    if threads:
+        torch.set_num_threads(threads)
     options = options_from(args)
     repeats = args.repeats or (3 if args.quick else 20 if options.device.type == "cuda" else 7)
     warmup = args.warmup or (5 if options.device.type == "cuda" else 1)
     machine = describe_machine(options.device)
     print("".join(f"{key}: {value}\n" for key, value in machine.items()))
-    measurements = []
-    for comparison in SUITES[args.suite](options):
-        found = measure(comparison, options.device, repeats=repeats, warmup=warmup)
-        print((speed_table if args.suite == "speed" else table)(comparison, found), flush=True)
-        measurements += found
-        write_json(args.json, machine, measurements)  # each time, so that an interrupted run keeps what it has
-    print(f"numbers: {args.json}")
+    measurements: list[Measurement] = []
+    verdicts: list[Verdict] = []
+    for trial in trials(options.device) if args.suite == "goals" else (Trial(args.suite),):
+        chosen = replace(options, **trial.options).check(trial.suite)
+        for comparison in SUITES[trial.suite](chosen):
+            found = measure(comparison, options.device, repeats=repeats, warmup=warmup)
+            print((speed_table if trial.suite == "speed" else table)(comparison, found), flush=True)
+            measurements += found
+            verdicts += judge(trial, comparison, found)
+            # each time, so that an interrupted run keeps what it has
+            write_json(args.json, machine, measurements, [vars(verdict) for verdict in verdicts])
+    print("".join(f"{verdict.line}\n" for verdict in verdicts) + f"numbers: {args.json}")
 
 
 if __name__ == "__main__":

@@ -77,11 +77,14 @@ def speed_table(comparison: Comparison, measurements: Sequence[Measurement]) -> 
     return "\n".join(lines) + "\n"
 
 
-def write_json(path: str, machine: dict[str, object], measurements: Sequence[Measurement]) -> None:
-    """``machine`` and one record a measurement; the folder is made."""
+def write_json(
+    path: str, machine: dict[str, object], measurements: Sequence[Measurement], goals: Sequence[dict[str, object]] = ()
+) -> None:
+    """``machine``, one record a measurement and, where there are goals, one a goal; the folder is made."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     records = [vars(m) for m in measurements]
-    Path(path).write_text(json.dumps({**machine, "measurements": records}, indent=1) + "\n")
+    content = {**machine, "measurements": records} | ({"goals": list(goals)} if goals else {})
+    Path(path).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _ratio(value: float | None, reference: float | None, width: int) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from fapn_d2.engine import benchmark, load_config
 from fapn_d2.engine.benchmark import Comparison, Measurement, measure, peak_memory
+from fapn_d2.engine.benchmark_goals import Goal, Trial, judge, trials
 from fapn_d2.engine.benchmark_inputs import SETTINGS, build_random_network, random_batch
 from fapn_d2.engine.benchmark_networks import neck_comparisons
 from fapn_d2.engine.benchmark_ops import operator_comparisons
@@ -255,6 +256,74 @@ def test_choices_that_cannot_act_are_refused(arguments, message, tmp_path):
     arguments = program.parse([*arguments, "--device", "cpu", "--quick", "--json", str(tmp_path / "n.json")])
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         program.main(arguments)
+
+
+def measurement(name, median=1.0, peak=1.0, items=1):
+    return Measurement("ops", {}, name, median, 0.0, 3, peak, items)
+
+
+def test_goals_are_ratios_with_a_limit():
+    comparison = Comparison("speed", {"paper_fps": 20}, "a", {})
+    found = [measurement("a", 2.0, 30.0), measurement("b", 5.0, 10.0, items=2)]
+    goals = (
+        Goal("a over b", "time", 0.4, "a", "b"),  # 2 / 5
+        Goal("b over a", "time", 2.4, "b", "a"),  # 2.5
+        Goal("b over a", "time", 2.5, "b", "a", at_least=True),
+        Goal("memory", "memory", 2.9, "a", "b"),  # 3
+        Goal("frames", "frames", 25.0, at_least=True),  # 1000 / 2 and 2 * 1000 / 5 a second: the faster over 20
+        Goal("what was left out", "time", 1.0, "a", "c"),
+    )
+    verdicts = judge(Trial("ops", {}, goals), comparison, found)
+    assert [v.ratio for v in verdicts] == [0.4, 2.5, 2.5, 3.0, 25.0, None]
+    assert [v.reached for v in verdicts] == [True, False, True, False, True, False]
+    assert verdicts[1].line == "MISSED   2.50, at most 2.4: b over a"
+    assert verdicts[2].line == "reached  2.50, at least 2.5: b over a"
+    assert verdicts[5].line == "unknown  ?, at most 1: what was left out"
+    assert (
+        judge(Trial("speed", {}, goals[4:5]), replace(comparison, setting={"paper_fps": None}), found)[0].ratio is None
+    )
+
+
+@pytest.mark.parametrize("device", [CPU, torch.device("cuda")])
+def test_goals_name_what_their_comparisons_have(device):
+    """Without running them: alternatives, networks whose speed the paper prints, choices that can act."""
+    base = options(device=device)
+    for trial in trials(device):
+        chosen = replace(base, **trial.options)
+        names = {"conv3x3", "fapn_d2", "torchvision"} if trial.suite == "ops" else set()
+        for config in (config for group in chosen.configs for config in group):
+            names.add(Path(config).stem)
+            if trial.suite == "speed":
+                (size,) = chosen.images
+                cfg = load_config(config, [*SETTINGS, "MODEL.DEVICE", "cpu"])
+                row = paper_row(config, cfg, size)
+                assert {(512, 1024): 142, (1024, 2048): 18}[size] == row.paper["FPS"]
+        for goal in trial.goals:
+            assert goal.of == "frames" or {goal.measured, goal.against} <= names
+        if device.type == "cpu":
+            chosen.check(trial.suite)
+
+
+def test_the_tool_judges_goals(tmp_path, capsys, monkeypatch, threads_stay):
+    program = tool()
+    size = {"images": ((64, 96),), "strides": (8,), "channels": 16, "groups": 2, "operators": ("deform",)}
+    goal = Goal("a plain convolution's time over itself", "time", 1.0, "conv3x3", "conv3x3")
+    monkeypatch.setattr(program, "trials", lambda device: (Trial("ops", size, (goal,)),))
+    program.main(program.parse(["goals", "--device", "cpu", "--quick", "--json", str(tmp_path / "b.json")]))
+    assert "\nreached  1.00, at most 1: a plain convolution's time over itself\n" in capsys.readouterr().out
+    kept = json.loads((tmp_path / "b.json").read_text())
+    assert kept["threads"] == 2 and len(kept["measurements"]) == 6  # three alternatives, two passes
+    assert [(g["reached"], g["setting"]["pass"]) for g in kept["goals"]] == [
+        (True, "forward"),
+        (True, "forward+backward"),
+    ]
+
+
+@pytest.fixture
+def threads_stay():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def test_a_sweep_varies_one_thing_at_a_time():
