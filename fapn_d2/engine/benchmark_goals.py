@@ -64,9 +64,11 @@ class Verdict:
 
     @property
     def line(self) -> str:
-        """``reached  1.93, at most 3: ...``."""
+        """``reached  1.93, at most 3: ... (stride 4, pass forward)``."""
         state = "unknown" if self.ratio is None else "reached" if self.reached else "MISSED"
-        return f"{state:8} {'?' if self.ratio is None else format(self.ratio, '.2f')}, {self.limit}: {self.what}"
+        where = ", ".join(f"{key} {value}" for key, value in self.setting.items() if key in ("stride", "batch", "pass"))
+        ratio = "?" if self.ratio is None else f"{self.ratio:.2f}"
+        return f"{state:8} {ratio}, {self.limit}: {self.what}" + (f" ({where})" if where else "")
 
 
 def trials(device: torch.device) -> tuple[Trial, ...]:
@@ -127,14 +129,12 @@ _CUDA = (
         (
             Goal(f"deformable convolution's time over a plain one's, {_HOPPER}", "time", 3.0, "fapn_d2", "conv3x3"),
             Goal(f"deformable convolution's memory over a plain one's, {_HOPPER}", "memory", 1.3, "fapn_d2", "conv3x3"),
-            _over_torchvision(f"{_HOPPER}, forward", 4.0),
+            _over_torchvision(_HOPPER, 4.0),
         ),
         **_AT_STRIDE_4,
         passes=("forward",),
     ),
-    _operator(
-        (_over_torchvision(f"{_HOPPER}, forward and backward", 3.0),), **_AT_STRIDE_4, passes=("forward+backward",)
-    ),
+    _operator((_over_torchvision(_HOPPER, 3.0),), **_AT_STRIDE_4, passes=("forward+backward",)),
     _networks("model", "bf16", (1, 2), _over_fpn("Mask R-CNN R50, bf16, inference", 1.10), channels_last=True),
     _networks("train", "bf16", (2,), _over_fpn("Mask R-CNN R50, bf16, training", 1.15), channels_last=True),
     _frames("fapn/realtime_R_18_FaPN_cityscapes.yaml", (512, 1024), 5.0),
@@ -145,7 +145,7 @@ _ALONE = {"batch": 1, "dtype": "float32"}
 
 _CPU = (
     _operator(
-        (_over_torchvision("256 channels, 120x160, forward", 2.5),),
+        (_over_torchvision("256 channels, 120x160", 2.5),),
         **_ALONE,
         images=((480, 640),),
         strides=(4,),
@@ -154,5 +154,5 @@ _CPU = (
     _operator(
         (_over_torchvision("levels of 800x1333", 1.0),), **_ALONE, images=_COCO, strides=(8, 16, 32), passes=PASSES
     ),
-    _networks("neck", "float32", (1,), _over_fpn("necks at 800x1333, forward", 2.0), passes=("forward",)),
+    _networks("neck", "float32", (1,), _over_fpn("necks at 800x1333", 2.0), passes=("forward",)),
 )

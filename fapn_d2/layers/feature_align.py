@@ -77,7 +77,7 @@ class FeatureAlign(nn.Module):
         of_fine, of_coarse = weight.split(fine.shape[1], dim=1)
         # There is a bias where the norm has been folded into the convolution.
         reference = F.conv2d(fine, of_fine, self.offset_reduce.bias)
-        reference = reference + self.upsample(fine, F.conv2d(coarse, self.offset_gain * of_coarse))
+        reference += self.upsample(fine, F.conv2d(coarse, self.offset_gain * of_coarse))
         if self.offset_reduce.norm is not None:
             reference = self.offset_reduce.norm(reference)
         return self._align(self.upsample(fine, coarse), reference)

@@ -310,7 +310,10 @@ def test_the_tool_judges_goals(tmp_path, capsys, monkeypatch, threads_stay):
     goal = Goal("a plain convolution's time over itself", "time", 1.0, "conv3x3", "conv3x3")
     monkeypatch.setattr(program, "trials", lambda device: (Trial("ops", size, (goal,)),))
     program.main(program.parse(["goals", "--device", "cpu", "--quick", "--json", str(tmp_path / "b.json")]))
-    assert "\nreached  1.00, at most 1: a plain convolution's time over itself\n" in capsys.readouterr().out
+    assert (
+        "\nreached  1.00, at most 1: a plain convolution's time over itself (stride 8, pass forward)\n"
+        in capsys.readouterr().out
+    )
     kept = json.loads((tmp_path / "b.json").read_text())
     assert kept["threads"] == 2 and len(kept["measurements"]) == 6  # three alternatives, two passes
     assert [(g["reached"], g["setting"]["pass"]) for g in kept["goals"]] == [
