@@ -48,6 +48,9 @@ def neck_defaults() -> CN:
     neck.DEFORM.GROUPS = 8  # offset groups of the deformable convolution; the paper's text describes 1
     neck.DEFORM.UPSAMPLE = "bilinear"  # coarse map to fine size before alignment; "nearest" in Appendix B
     neck.DEFORM.OFFSET_GAIN = 2.0  # factor on the upsampled map where offsets are predicted; the paper's text has 1
+    # Who computes the deformable convolution: "auto" (this project's kernels where they can run), "torchvision", or
+    # "triton" (on CUDA this project's kernels or an error). Empty: what the environment variable FAPN_DEFORM_CONV says.
+    neck.DEFORM.BACKEND = ""
 
     # CONTEXT "residual_augmentation": AugFPN, Section 3.2 and Table 4.
     neck.RESIDUAL_AUGMENTATION = CN()

@@ -3,8 +3,8 @@
 Letters: N images, C input and O output channels, H x W input and h x w output size, K = kh*kw taps, G offset groups.
 
 The operator ``fapn_d2::modulated_deform_conv2d`` has kernels of its own for CPU (deform_conv_cpu.py) and CUDA
-(deform_conv_triton.py); where those cannot run, or where `set_backend` or the environment variable FAPN_DEFORM_CONV
-says so, torchvision's operator computes the same.
+(deform_conv_triton.py); where those cannot run, or where the argument ``backend``, `set_backend` or the environment
+variable FAPN_DEFORM_CONV says so, torchvision's operator computes the same.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from . import deform_conv_torchvision
-from .deform_conv_backend import get_backend, set_backend
+from .deform_conv_backend import check_backend, check_triton, get_backend, set_backend
 from .deform_conv_op import operator, output_size
 
 __all__ = ["ModulatedDeformConv2d", "modulated_deform_conv2d", "set_backend"]
@@ -30,6 +30,7 @@ def modulated_deform_conv2d(
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] = 1,
     dilation: int | tuple[int, int] = 1,
+    backend: str | None = None,
 ) -> Tensor:
     """Convolution whose taps are moved by ``offset`` (pixels of x, bilinear, zero outside) and scaled by ``mask``.
 
@@ -41,20 +42,26 @@ def modulated_deform_conv2d(
         weight: (O, C, kh, kw).
         bias: (O,) or None.
         stride, padding, dilation: an int or a (vertical, horizontal) pair.
+        backend: who computes it, "auto", "torchvision" or "triton" (see deform_conv_backend.py); None: the process's
+            choice, `set_backend`.
 
     Returns:
         (N, O, h, w). Under autocast, in its dtype; ``x`` and ``weight`` are then rounded to it, ``offset`` and ``mask``
         are used in the precision they come in.
 
     Raises:
-        ValueError: for shapes that do not fit, naming the argument, its shape and the shape it needs.
+        ValueError: for shapes that do not fit, naming the argument, its shape and the shape it needs; for an unknown
+            backend, or "triton" where its kernels cannot run.
 
     Equal to `torchvision.ops.deform_conv2d`, also in the one-sided derivatives at whole pixels.
     """
     stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
     _check_shapes(x, offset, mask, weight, bias, stride, padding, dilation)
+    backend = get_backend() if backend is None else check_backend(backend, "backend")
+    if backend == "triton":
+        check_triton(x, weight)
     # ONNX knows torchvision's operator, not ours.
-    if get_backend() == "torchvision" or torch.onnx.is_in_onnx_export():
+    if backend == "torchvision" or torch.onnx.is_in_onnx_export():
         return _torchvision(x, offset, mask, weight, bias, stride, padding, dilation)
     return operator(x, offset, mask, weight, bias, stride, padding, dilation)
 
@@ -76,14 +83,16 @@ class ModulatedDeformConv2d(nn.Module):
         dilation: int | tuple[int, int] = 1,
         offset_groups: int = 1,
         bias: bool = True,
+        backend: str | None = None,
     ):
-        """Raises ValueError where ``in_channels`` is not a multiple of ``offset_groups``."""
+        """Raises ValueError where ``in_channels`` is not a multiple of ``offset_groups``, or ``backend`` unknown."""
         super().__init__()
         if offset_groups < 1 or in_channels % offset_groups:
             raise ValueError(f"offset_groups {offset_groups} must divide the {in_channels} input channels")
         self.kernel_size = _pair(kernel_size)
         self.stride, self.padding, self.dilation = _pair(stride), _pair(padding), _pair(dilation)
         self.offset_groups = offset_groups
+        self.backend = None if backend is None else check_backend(backend, "backend")
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *self.kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.reset_parameters()
@@ -106,9 +115,8 @@ class ModulatedDeformConv2d(nn.Module):
                 f"offset has shape {tuple(offset.shape)}, but {self.offset_groups} offset groups and kernel "
                 f"{self.kernel_size} need {self.offset_channels} channels"
             )
-        return modulated_deform_conv2d(
-            x, offset, mask, self.weight, self.bias, stride=self.stride, padding=self.padding, dilation=self.dilation
-        )
+        geometry = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+        return modulated_deform_conv2d(x, offset, mask, self.weight, self.bias, **geometry, backend=self.backend)
 
     def extra_repr(self) -> str:
         out_channels, in_channels = self.weight.shape[:2]

@@ -25,7 +25,7 @@ def set_backend(name: str) -> str:
         ValueError: another name.
     """
     global _backend
-    previous, _backend = _backend, _known(name, "set_backend")
+    previous, _backend = _backend, check_backend(name, "set_backend")
     return previous
 
 
@@ -48,17 +48,21 @@ def implementation(x: Tensor, offset: Tensor, weight: Tensor, *, backward: bool)
     if not reason:
         return deform_conv_triton
     if _backend == "triton":
-        raise ValueError(f'backend "triton" of the deformable convolution cannot be used: {reason}')
+        raise ValueError(_refused(reason))
     _say_once(reason)
     return deform_conv_torchvision
 
 
-@cache
-def _say_once(reason: str) -> None:
-    logger.warning("deformable convolution falls back to torchvision's operator, which is slower: %s", reason)
+def check_triton(x: Tensor, weight: Tensor) -> None:
+    """Raises ValueError, with the reason, where tensors cannot be computed by the CUDA kernels; those on the CPU, which
+    has its own, are let pass."""
+    reason = deform_conv_triton.unsupported(x, weight) if x.device.type != "cpu" else ""
+    if reason:
+        raise ValueError(_refused(reason))
 
 
-def _known(name: str, source: str) -> str:
+def check_backend(name: str, source: str) -> str:
+    """``name`` if it is one of `BACKENDS`, else ValueError, which names ``source``."""
     if name not in BACKENDS:
         raise ValueError(
             f"{source}: unknown backend {name!r} of the deformable convolution; choose one of {', '.join(BACKENDS)}"
@@ -66,4 +70,13 @@ def _known(name: str, source: str) -> str:
     return name
 
 
-_backend = _known(os.environ.get(VARIABLE, "auto"), VARIABLE)
+def _refused(reason: str) -> str:
+    return f'backend "triton" of the deformable convolution cannot be used: {reason}'
+
+
+@cache
+def _say_once(reason: str) -> None:
+    logger.warning("deformable convolution falls back to torchvision's operator, which is slower: %s", reason)
+
+
+_backend = check_backend(os.environ.get(VARIABLE, "auto"), VARIABLE)

@@ -34,9 +34,10 @@ class FeatureAlign(nn.Module):
         norm: name for Detectron2's ``get_norm``, applied after the 1x1.
         fused_input: True predicts offsets from, and aligns, one map that has been fused already (``align_fused``);
             there is no concatenation then and no 1x1 (Table 1, the row with a dagger).
+        backend: of the deformable convolution; None: the process's choice.
 
     Raises:
-        ValueError: if ``upsample`` is unknown or C is not a multiple of G.
+        ValueError: if ``upsample`` or ``backend`` is unknown or C is not a multiple of G.
     """
 
     #: The fine map is read, not just its size.
@@ -51,6 +52,7 @@ class FeatureAlign(nn.Module):
         offset_gain: float = 2.0,
         norm: str = "",
         fused_input: bool = False,
+        backend: str | None = None,
     ):
         super().__init__()
         if upsample not in RESIZE_MODES:
@@ -67,7 +69,9 @@ class FeatureAlign(nn.Module):
         # Zero: at the start all offsets are 0 and all masks 0.5.
         nn.init.zeros_(self.offset_mask.weight)
         nn.init.zeros_(self.offset_mask.bias)
-        self.deform_conv = ModulatedDeformConv2d(channels, channels, 3, padding=1, offset_groups=offset_groups)
+        self.deform_conv = ModulatedDeformConv2d(
+            channels, channels, 3, padding=1, offset_groups=offset_groups, backend=backend
+        )
 
     def forward(self, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
         """(N,C,H,W), (N,C,h,w) -> (N,C,H,W): ``coarse`` aligned to ``fine``."""

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy
@@ -60,6 +61,29 @@ def test_backend_is_a_choice():
     with pytest.raises(ValueError, match=r"unknown backend 'mmcv' .* choose one of auto, torchvision, triton"):
         set_backend("mmcv")
     assert deform_conv_backend.get_backend() == "auto"
+
+
+def test_a_module_may_choose_for_itself():
+    inputs = make_inputs(dtype=torch.float32)
+    x, offset, mask, weight, _ = inputs
+    assert "torchvision::deform_conv2d" in recorded_operators(
+        lambda: modulated_deform_conv2d(*inputs, backend="torchvision")
+    )
+    layer = ModulatedDeformConv2d(x.shape[1], len(weight), offset_groups=offset.shape[1] // 18, backend="auto")
+    set_backend("torchvision")
+    try:
+        assert "fapn_d2::modulated_deform_conv2d" in recorded_operators(lambda: layer(x, offset, mask))
+    finally:
+        set_backend("auto")
+    assert modulated_deform_conv2d(*inputs, backend="triton").isfinite().all()  # the CPU has kernels of its own
+    elsewhere = [t if t is None else t.to("meta") for t in inputs]
+    with pytest.raises(ValueError, match=r'backend "triton" .* cannot be used: the kernels are for CUDA'):
+        modulated_deform_conv2d(*elsewhere, backend="triton")
+    for refused in (partial(modulated_deform_conv2d, *inputs), partial(ModulatedDeformConv2d, 4, 4)):
+        with pytest.raises(
+            ValueError, match=r"backend: unknown backend 'mmcv' .* choose one of auto, torchvision, triton"
+        ):
+            refused(backend="mmcv")
 
 
 def test_onnx_sees_an_operator_that_it_knows(monkeypatch):

@@ -1,10 +1,13 @@
 """ALIGN strategies against hand numbers."""
 
+import pytest
 import torch
+from detectron2.modeling import build_backbone
 
+from fapn_d2.layers.deform_conv import ModulatedDeformConv2d
 from fapn_d2.necks.strategies.align import Deconvolution
 
-from .toys import toy_maps, toy_pyramid
+from .toys import toy_cfg, toy_maps, toy_pyramid
 
 
 def bilinear_deconvolution():
@@ -44,3 +47,16 @@ def test_deconvolution_in_a_pyramid_sees_the_coarse_map_only():
     top = pyramid.fpn_lateral5(maps["res5"])
     expected = pyramid.fpn_lateral4(maps["res4"]) + pyramid.fpn_align4.deconv(top)
     torch.testing.assert_close(pyramid(maps)["p4"], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("key", "chosen"), [("", None), ("torchvision", "torchvision")])
+def test_the_backend_of_the_deformable_convolution_is_a_key(key, chosen):
+    cfg = toy_cfg("build_resnet_fapn_backbone")
+    cfg.MODEL.NECK.DEFORM.BACKEND = key
+    layers = [m for m in build_backbone(cfg).modules() if isinstance(m, ModulatedDeformConv2d)]
+    assert layers and {layer.backend for layer in layers} == {chosen}
+    cfg.MODEL.NECK.DEFORM.BACKEND = "mmcv"
+    with pytest.raises(
+        ValueError, match=r"MODEL\.NECK\.DEFORM\.BACKEND: unknown backend 'mmcv' .* choose one of auto,"
+    ):
+        build_backbone(cfg)

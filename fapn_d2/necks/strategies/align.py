@@ -3,6 +3,7 @@
 import fvcore.nn.weight_init as weight_init
 from torch import nn
 
+from fapn_d2.layers.deform_conv_backend import check_backend
 from fapn_d2.layers.feature_align import FeatureAlign
 from fapn_d2.layers.flow_align import FlowAlign
 from fapn_d2.layers.resize import resize_to
@@ -71,11 +72,13 @@ def deconv(level, neck):
 @ALIGNS.register
 def deform(level, neck):
     """FaPN, Section 3.1: upsampling and a deformable convolution whose offsets both maps predict."""
+    backend = neck.DEFORM.BACKEND
     return FeatureAlign(
         level.out_channels,
         offset_groups=neck.DEFORM.GROUPS,
         upsample=neck.DEFORM.UPSAMPLE,
         offset_gain=neck.DEFORM.OFFSET_GAIN,
+        backend=check_backend(backend, "MODEL.NECK.DEFORM.BACKEND") if backend else None,
         norm=level.norm,
         fused_input=level.merge == "fuse_then_align",
     )
