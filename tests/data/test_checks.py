@@ -123,11 +123,23 @@ def test_numbers_of_classes(cfg, shapes):
     cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 6, 3
     with pytest.raises(ValueError, match=r"4 classes of regions \(things, sky, grass, sand\), MODEL.SEM_SEG_HEAD"):
         check_dataset(cfg, name)
-    cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
-    with pytest.raises(ValueError, match=r"MODEL.RETINANET.NUM_CLASSES is 80; set it to 6"):
-        check_dataset(cfg, name)
     cfg.MODEL.META_ARCHITECTURE = "ProposalNetwork"
     check_dataset(cfg, name)
+
+
+@pytest.mark.parametrize("network", ["RetinaNet", "ConsistentRetinaNet", "FCOS", "ConsistentFCOS"])
+def test_numbers_of_classes_of_dense_detectors(cfg, shapes, network):
+    add_fapn_config(cfg)
+    cfg.MODEL.META_ARCHITECTURE = network
+    key = network.removeprefix("Consistent").upper()
+    with pytest.raises(ValueError, match=rf"MODEL\.{key}\.NUM_CLASSES is 80; set it to 6"):
+        check_dataset(cfg, "shapes_train")
+    cfg.MODEL[key].NUM_CLASSES = 6
+    check_dataset(cfg, "shapes_train")
+    with pytest.raises(
+        ValueError, match=rf"has labels of regions only, MODEL.META_ARCHITECTURE {network} needs objects"
+    ):
+        check_dataset(cfg, "shapes_train_sem_seg")
 
 
 def test_point_heads_count_classes_too(cfg, shapes):
