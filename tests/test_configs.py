@@ -110,25 +110,40 @@ def test_resolves_and_builds(name):
     assert "OUTPUT_DIR" not in text and "/home/" not in text
 
 
-@pytest.mark.parametrize("name", representatives())
-def test_runs_forward_and_backward(name):
+def run_forward_and_backward(name, device="cpu", dtype=torch.float32):
     cfg = small(name)
+    cfg.MODEL.DEVICE = device
     model = build_model(cfg).train()
     samples = [sample(cfg) for _ in range(2)]
-    with EventStorage():
+    autocast = torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32)
+    with EventStorage(), autocast:
         losses = model(samples)
     assert losses and all(loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
     lacking = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not lacking
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
-    with torch.no_grad():
+    if dtype != torch.float16:  # whose gradients may overflow without a scaler
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    with torch.no_grad(), autocast:
         (output,) = model.eval()(samples[:1])
     if "sem_seg" in output:
         assert output["sem_seg"].shape == (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, HEIGHT, WIDTH)
     if "instances" in output:
         assert output["instances"].image_size == (HEIGHT, WIDTH)
     assert set(output) & {"sem_seg", "instances"}
+
+
+@pytest.mark.parametrize("name", representatives())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_runs_forward_and_backward(name, dtype):
+    run_forward_and_backward(name, dtype=dtype)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", representatives())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_runs_forward_and_backward_on_cuda(name, dtype):
+    run_forward_and_backward(name, "cuda", dtype)
 
 
 def test_there_is_a_representative_of_every_host():

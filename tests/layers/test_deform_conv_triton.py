@@ -26,6 +26,8 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 CUDA = torch.cuda.is_available() and not INTERPRETED
 DEVICE = torch.device("cuda" if CUDA else "cpu")
 runs_kernels = pytest.mark.skipif(not (CUDA or INTERPRETED), reason="needs CUDA or TRITON_INTERPRET=1")
+#: `make test-gpu` runs all of this file, where there is a GPU.
+pytestmark = [pytest.mark.gpu] if CUDA else []
 
 #: Largest error relative to the largest value: a few units of the last place of what is stored; sums are float32.
 TOLERANCES = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
