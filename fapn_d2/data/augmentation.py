@@ -144,11 +144,124 @@ class RandomCropAroundPoint(T.Augmentation):
         return len(counts) > 1 and counts.max() < counts.sum() * self.max_area
 
 
+class ScaleCrop(T.Augmentation):
+    """`RandomScale`, `PadToSize` and a random crop in one: only the crop is resized, not the whole image.
+
+    The draws are those of the three in turn, and so are labels; colours are theirs but for a level of 255 where
+    rounding decides, for Pillow takes the place of a crop in single precision.
+
+    Args:
+        scale, pad: as on their own.
+        crop: ``RandomCrop``, or `RandomCropAroundPoint` that does not look at labels (``max_area`` 1).
+    """
+
+    def __init__(self, scale: RandomScale, pad: PadToSize, crop: T.RandomCrop | RandomCropAroundPoint):
+        super().__init__()
+        self.scale, self.pad, self.crop = scale, pad, crop
+        # What Detectron2 hands to get_transform.
+        self.input_args = ("image", "class_point") if isinstance(crop, RandomCropAroundPoint) else ("image",)
+
+    def get_transform(self, image: np.ndarray, class_point: tuple[int, int] | None = None) -> Transform:
+        scale = self.scale.get_transform(image)
+        pad = self.pad.get_transform(_blank(scale.new_h, scale.new_w))
+        padded = _blank(max(scale.new_h, self.pad.size[0]), max(scale.new_w, self.pad.size[1]))
+        if isinstance(self.crop, RandomCropAroundPoint):
+            if class_point is not None:
+                corner = np.array([[class_point[1] + 0.5, class_point[0] + 0.5]])
+                x, y = pad.apply_coords(scale.apply_coords(corner))[0]
+                class_point = (int(y), int(x))
+            crop = self.crop.get_transform(padded, padded, class_point)
+        else:
+            crop = self.crop.get_transform(padded)
+        return ScaleCropTransform(scale, pad, crop)
+
+
+class ScaleCropTransform(Transform):
+    """What `ScaleCrop` does to one image: resize, pad and crop, as one step for images of uint8.
+
+    Args:
+        scale: resizes all of the image.
+        pad: ``NoOpTransform``, or enlarges that.
+        crop: from what came out.
+    """
+
+    def __init__(self, scale: T.ResizeTransform, pad: Transform, crop: CropTransform):
+        super().__init__()
+        self.steps = TransformList([scale, pad, crop])
+        self._scale = scale
+        top, left = (pad.y0, pad.x0) if isinstance(pad, PadTransform) else (0, 0)
+        # The crop in the resized image, which it leaves where there is padding.
+        y, x = crop.y0 - top, crop.x0 - left
+        rows = slice(max(y, 0), min(y + crop.h, scale.new_h))
+        columns = slice(max(x, 0), min(x + crop.w, scale.new_w))
+        self._rows, self._columns = rows, columns
+        self._pad: Transform = T.NoOpTransform()
+        if isinstance(pad, PadTransform):
+            before = (columns.start - x, rows.start - y)
+            after = (x + crop.w - columns.stop, y + crop.h - rows.stop)
+            values = {"pad_value": pad.pad_value, "seg_pad_value": pad.seg_pad_value}
+            size = (columns.stop - columns.start, rows.stop - rows.start)
+            self._pad = ColorPadTransform(*before, *after, *size, **values)
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        if img.dtype != np.uint8:
+            return self.steps.apply_image(img)
+        plain = img[:, :, 0] if img.ndim == 3 and img.shape[2] == 1 else img
+        around_y, top, bottom = _source(self._rows, self._scale.h, self._scale.new_h)
+        around_x, left, right = _source(self._columns, self._scale.w, self._scale.new_w)
+        size = (self._columns.stop - self._columns.start, self._rows.stop - self._rows.start)
+        source = Image.fromarray(np.ascontiguousarray(plain[around_y, around_x]))
+        part = np.asarray(source.resize(size, self._scale.interp, box=(left, top, right, bottom)))
+        return self._pad.apply_image(part.reshape(*part.shape[:2], *img.shape[2:]))
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        if segmentation.dtype != np.uint8:
+            return self.steps.apply_segmentation(segmentation)
+        rows = _nearest(self._scale.h, self._scale.new_h)[self._rows]
+        columns = _nearest(self._scale.w, self._scale.new_w)[self._columns]
+        return self._pad.apply_segmentation(segmentation[rows][:, columns])
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        return self.steps.apply_coords(coords)
+
+    def apply_box(self, box: np.ndarray) -> np.ndarray:
+        return self.steps.apply_box(box)
+
+    def apply_polygons(self, polygons: list) -> list[np.ndarray]:
+        return self.steps.apply_polygons(polygons)
+
+    def inverse(self) -> Transform:
+        return self.steps.inverse()
+
+
+def _source(part: slice, old: int, new: int) -> tuple[slice, float, float]:
+    """Which of ``old`` pixels are read for a part of the ``new`` ones, and where in them that begins and ends."""
+    step = old / new
+    begin, end = part.start * step, part.stop * step
+    margin = int(max(step, 1.0)) + 2  # what a filter reads beside; with short numbers single precision is precise
+    first, last = max(int(begin) - margin, 0), min(int(end) + margin + 1, old)
+    return slice(first, last), begin - first, min(end - first, last - first)
+
+
+def _nearest(old: int, new: int) -> np.ndarray:
+    """For each of ``new`` pixels the one of ``old`` that Pillow takes, which adds up steps: ties fall as sums round."""
+    steps = np.full(new, old / new)
+    steps[0] /= 2
+    return np.add.accumulate(steps).astype(np.intp)
+
+
+def _blank(h: int, w: int) -> np.ndarray:
+    """(H, W) zeros that take no memory, for augmentations that look at sizes only."""
+    return np.broadcast_to(np.uint8(0), (h, w))
+
+
 def for_instance_masks(transform: Transform) -> Transform:
     """The same transform, padding with "not this object" where it pads labels with the ignore value.
 
     fvcore has one method for class labels and for binary masks: the ignore value would become part of every mask.
     """
+    if isinstance(transform, ScaleCropTransform):
+        transform = transform.steps
     if isinstance(transform, TransformList):
         return TransformList([for_instance_masks(t) for t in transform.transforms])
     if isinstance(transform, PadTransform):
@@ -197,12 +310,12 @@ def _scale_crop(cfg: CfgNode) -> list[T.Augmentation]:
         raise ValueError("INPUT.CROP.ENABLED and INPUT.SCALE_CROP.ENABLED are both set; disable one of them")
     if len(node.SIZE) != 2 or min(node.SIZE) < 1:
         raise ValueError(f"INPUT.SCALE_CROP.SIZE must be (H, W) in pixels, got {node.SIZE}")
-    ignore = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-    return [
-        RandomScale(node.SCALES, sampling=node.SAMPLING),
-        PadToSize(node.SIZE, image_value=cfg.MODEL.PIXEL_MEAN, label_value=ignore),
-        _crop(cfg, "absolute", node.SIZE),
-    ]
+    scale = RandomScale(node.SCALES, sampling=node.SAMPLING)
+    pad = PadToSize(node.SIZE, image_value=cfg.MODEL.PIXEL_MEAN, label_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
+    crop = _crop(cfg, "absolute", node.SIZE)
+    if cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA < 1:  # the crop is chosen by the resized labels
+        return [scale, pad, crop]
+    return [ScaleCrop(scale, pad, crop)]
 
 
 def _crop(cfg: CfgNode, kind: str, size: Sequence[float]) -> T.Augmentation:
