@@ -1,6 +1,7 @@
 """Augmentations that Detectron2 lacks, and the list of them that a config describes."""
 
 import copy
+import inspect
 from collections.abc import Sequence
 
 import numpy as np
@@ -125,7 +126,7 @@ class RandomCropAroundPoint(T.Augmentation):
         for _ in range(10):
             size = self.sizes.get_crop_size(image.shape[:2])
             y, x = (self._start(*side) for side in zip(class_point, size, image.shape[:2]))
-            if self._varied(sem_seg[y : y + size[0], x : x + size[1]]):
+            if self.max_area >= 1 or self._varied(sem_seg[y : y + size[0], x : x + size[1]]):
                 break
         return CropTransform(x, y, size[1], size[0])
 
@@ -137,63 +138,89 @@ class RandomCropAroundPoint(T.Augmentation):
         return np.random.randint(least, greatest + 1)
 
     def _varied(self, labels: np.ndarray) -> bool:
-        if self.max_area >= 1:
-            return True
         values, counts = np.unique(labels, return_counts=True)
         counts = counts[values != self.ignore_value]
         return len(counts) > 1 and counts.max() < counts.sum() * self.max_area
 
 
-class ScaleCrop(T.Augmentation):
-    """`RandomScale`, `PadToSize` and a random crop in one: only the crop is resized, not the whole image.
+class ResizedCrop(T.Augmentation):
+    """Resizing, padding and a random crop in one: only the crop is resized, not the whole image.
 
     The draws are those of the three in turn, and so are labels; colours are theirs but for a level of 255 where
     rounding decides, for Pillow takes the place of a crop in single precision.
 
     Args:
-        scale, pad: as on their own.
-        crop: ``RandomCrop``, or `RandomCropAroundPoint` that does not look at labels (``max_area`` 1).
+        resize: an augmentation of Detectron2's that resizes, or `RandomScale`.
+        crop: one of Detectron2's random crops, or `RandomCropAroundPoint`.
+        pad: None, or what comes between the two.
     """
 
-    def __init__(self, scale: RandomScale, pad: PadToSize, crop: T.RandomCrop | RandomCropAroundPoint):
+    def __init__(self, resize: T.Augmentation, crop: T.Augmentation, *, pad: PadToSize | None = None):
         super().__init__()
-        self.scale, self.pad, self.crop = scale, pad, crop
-        # What Detectron2 hands to get_transform.
-        self.input_args = ("image", "class_point") if isinstance(crop, RandomCropAroundPoint) else ("image",)
+        self.resize, self.crop, self.pad = resize, crop, pad
+        #: What Detectron2 hands to get_transform: "image", then what the crop looks at besides.
+        self.input_args = tuple(inspect.signature(crop.get_transform).parameters)
 
-    def get_transform(self, image: np.ndarray, class_point: tuple[int, int] | None = None) -> Transform:
-        scale = self.scale.get_transform(image)
-        pad = self.pad.get_transform(_blank(scale.new_h, scale.new_w))
-        padded = _blank(max(scale.new_h, self.pad.size[0]), max(scale.new_w, self.pad.size[1]))
-        if isinstance(self.crop, RandomCropAroundPoint):
-            if class_point is not None:
-                corner = np.array([[class_point[1] + 0.5, class_point[0] + 0.5]])
-                x, y = pad.apply_coords(scale.apply_coords(corner))[0]
-                class_point = (int(y), int(x))
-            crop = self.crop.get_transform(padded, padded, class_point)
-        else:
-            crop = self.crop.get_transform(padded)
-        return ScaleCropTransform(scale, pad, crop)
+    @property
+    def reads_labels(self) -> bool:
+        """Whether the crop depends on labels."""
+        return isinstance(self.crop, T.RandomCrop_CategoryAreaConstraint)
+
+    def get_transform(self, image: np.ndarray, *others) -> Transform:
+        h, w = image.shape[:2]
+        resize = self.resize.get_transform(image)
+        if not isinstance(resize, T.ResizeTransform):  # sizes of 0 mean: as it is
+            resize = T.ResizeTransform(h, w, h, w)
+        size = (resize.new_h, resize.new_w)
+        pad = T.NoOpTransform() if self.pad is None else self.pad.get_transform(_blank(*size))
+        size = tuple(map(max, size, self.pad.size)) if self.pad else size
+        seen = dict(zip(self.input_args, (image, *others)))
+        seen["image"] = _blank(*size)
+        if seen.get("sem_seg") is not None:
+            seen["sem_seg"] = _ResizedLabels(seen["sem_seg"], size, resize, pad)
+        if seen.get("class_point") is not None:
+            row, column = seen["class_point"]
+            x, y = pad.apply_coords(resize.apply_coords(np.array([[column + 0.5, row + 0.5]])))[0]
+            seen["class_point"] = (int(y), int(x))
+        return ResizedCropTransform(resize, pad, self.crop.get_transform(**seen))
 
 
-class ScaleCropTransform(Transform):
-    """What `ScaleCrop` does to one image: resize, pad and crop, as one step for images of uint8.
+class _ResizedLabels:
+    """Labels as they will be, of which only the parts that are asked for are made."""
+
+    def __init__(self, labels: np.ndarray, size: tuple[int, int], resize: T.ResizeTransform, pad: Transform):
+        self.shape = size
+        self._labels, self._before = labels, (resize, pad)
+        if labels.dtype != np.uint8:  # resized by torch, which has no way to make a part
+            self._labels = pad.apply_segmentation(resize.apply_segmentation(labels))
+            self._before = None
+
+    def __getitem__(self, part: tuple[slice, slice]) -> np.ndarray:
+        if self._before is None:
+            return self._labels[part]
+        (top, bottom, _), (left, right, _) = (p.indices(n) for p, n in zip(part, self.shape))
+        crop = CropTransform(left, top, right - left, bottom - top)
+        return ResizedCropTransform(*self._before, crop).apply_segmentation(self._labels)
+
+
+class ResizedCropTransform(Transform):
+    """What `ResizedCrop` does to one image: resize, pad and crop, as one step for images of uint8.
 
     Args:
-        scale: resizes all of the image.
+        resize: of all of the image.
         pad: ``NoOpTransform``, or enlarges that.
         crop: from what came out.
     """
 
-    def __init__(self, scale: T.ResizeTransform, pad: Transform, crop: CropTransform):
+    def __init__(self, resize: T.ResizeTransform, pad: Transform, crop: CropTransform):
         super().__init__()
-        self.steps = TransformList([scale, pad, crop])
-        self._scale = scale
+        self.steps = TransformList([resize, pad, crop])
+        self._resize = resize
         top, left = (pad.y0, pad.x0) if isinstance(pad, PadTransform) else (0, 0)
         # The crop in the resized image, which it leaves where there is padding.
         y, x = crop.y0 - top, crop.x0 - left
-        rows = slice(max(y, 0), min(y + crop.h, scale.new_h))
-        columns = slice(max(x, 0), min(x + crop.w, scale.new_w))
+        rows = slice(max(y, 0), min(y + crop.h, resize.new_h))
+        columns = slice(max(x, 0), min(x + crop.w, resize.new_w))
         self._rows, self._columns = rows, columns
         self._pad: Transform = T.NoOpTransform()
         if isinstance(pad, PadTransform):
@@ -207,18 +234,18 @@ class ScaleCropTransform(Transform):
         if img.dtype != np.uint8:
             return self.steps.apply_image(img)
         plain = img[:, :, 0] if img.ndim == 3 and img.shape[2] == 1 else img
-        around_y, top, bottom = _source(self._rows, self._scale.h, self._scale.new_h)
-        around_x, left, right = _source(self._columns, self._scale.w, self._scale.new_w)
+        around_y, top, bottom = _source(self._rows, self._resize.h, self._resize.new_h)
+        around_x, left, right = _source(self._columns, self._resize.w, self._resize.new_w)
         size = (self._columns.stop - self._columns.start, self._rows.stop - self._rows.start)
         source = Image.fromarray(np.ascontiguousarray(plain[around_y, around_x]))
-        part = np.asarray(source.resize(size, self._scale.interp, box=(left, top, right, bottom)))
+        part = np.asarray(source.resize(size, self._resize.interp, box=(left, top, right, bottom)))
         return self._pad.apply_image(part.reshape(*part.shape[:2], *img.shape[2:]))
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
         if segmentation.dtype != np.uint8:
             return self.steps.apply_segmentation(segmentation)
-        rows = _nearest(self._scale.h, self._scale.new_h)[self._rows]
-        columns = _nearest(self._scale.w, self._scale.new_w)[self._columns]
+        rows = _nearest(self._resize.h, self._resize.new_h)[self._rows]
+        columns = _nearest(self._resize.w, self._resize.new_w)[self._columns]
         return self._pad.apply_segmentation(segmentation[rows][:, columns])
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
@@ -260,7 +287,7 @@ def for_instance_masks(transform: Transform) -> Transform:
 
     fvcore has one method for class labels and for binary masks: the ignore value would become part of every mask.
     """
-    if isinstance(transform, ScaleCropTransform):
+    if isinstance(transform, ResizedCropTransform):
         transform = transform.steps
     if isinstance(transform, TransformList):
         return TransformList([for_instance_masks(t) for t in transform.transforms])
@@ -288,12 +315,12 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation | T
     if not is_train:
         return detection_utils.build_augmentation(cfg, is_train=False)
     if cfg.INPUT.SCALE_CROP.ENABLED:
-        augmentations = _scale_crop(cfg)
+        augmentations: list[T.Augmentation | Transform] = [_scale_crop(cfg)]
     else:
         short, long, sampling = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-        augmentations = [T.ResizeShortestEdge(short, long, sampling)]
-        if cfg.INPUT.CROP.ENABLED:
-            augmentations.append(_crop(cfg, cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+        resize = T.ResizeShortestEdge(short, long, sampling)
+        crop = _crop(cfg, cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE) if cfg.INPUT.CROP.ENABLED else None
+        augmentations = [ResizedCrop(resize, crop) if crop else resize]
     if cfg.INPUT.COLOR_AUG_SSD:
         if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
             raise ValueError(f'INPUT.COLOR_AUG_SSD needs INPUT.FORMAT "BGR" or "RGB", got "{cfg.INPUT.FORMAT}"')
@@ -304,7 +331,7 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation | T
     return augmentations
 
 
-def _scale_crop(cfg: CfgNode) -> list[T.Augmentation]:
+def _scale_crop(cfg: CfgNode) -> ResizedCrop:
     node = cfg.INPUT.SCALE_CROP
     if cfg.INPUT.CROP.ENABLED:
         raise ValueError("INPUT.CROP.ENABLED and INPUT.SCALE_CROP.ENABLED are both set; disable one of them")
@@ -312,10 +339,7 @@ def _scale_crop(cfg: CfgNode) -> list[T.Augmentation]:
         raise ValueError(f"INPUT.SCALE_CROP.SIZE must be (H, W) in pixels, got {node.SIZE}")
     scale = RandomScale(node.SCALES, sampling=node.SAMPLING)
     pad = PadToSize(node.SIZE, image_value=cfg.MODEL.PIXEL_MEAN, label_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
-    crop = _crop(cfg, "absolute", node.SIZE)
-    if cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA < 1:  # the crop is chosen by the resized labels
-        return [scale, pad, crop]
-    return [ScaleCrop(scale, pad, crop)]
+    return ResizedCrop(scale, _crop(cfg, "absolute", node.SIZE), pad=pad)
 
 
 def _crop(cfg: CfgNode, kind: str, size: Sequence[float]) -> T.Augmentation:

@@ -13,7 +13,7 @@ from detectron2.structures import polygons_to_bitmask
 from fvcore.transforms.transform import Transform
 from torch.utils.data import get_worker_info
 
-from .augmentation import PointInput, build_augmentations, crops, for_instance_masks
+from .augmentation import PointInput, ResizedCrop, build_augmentations, crops, for_instance_masks
 from .reading import BadImageError, check_labels, read_image, read_labels
 
 
@@ -109,7 +109,7 @@ class PyramidDatasetMapper(DatasetMapper):
 
     def _check_augmentations(self, aug_input: T.AugInput, record: dict) -> None:
         if aug_input.sem_seg is None and any(
-            isinstance(a, T.RandomCrop_CategoryAreaConstraint) for a in self.augmentations.augs
+            isinstance(a, ResizedCrop) and a.reads_labels for a in self.augmentations.augs
         ):
             raise ValueError(
                 "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA < 1 needs semantic labels, of which the record of "
