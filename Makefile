@@ -43,9 +43,9 @@ test-gpu: $(STAMP)  ## everything that needs CUDA
 	@$(BIN)/python -m pytest -m gpu tests
 
 benchmark: $(STAMP)  ## operators and necks beside their alternatives, and the goals, on whatever device is here
-	@$(BIN)/python tools/benchmark.py ops
-	@$(BIN)/python tools/benchmark.py neck
-	@$(BIN)/python tools/benchmark.py goals
+	@$(BIN)/python tools/benchmark.py ops --json output/benchmark_ops.json
+	@$(BIN)/python tools/benchmark.py neck --json output/benchmark_neck.json
+	@$(BIN)/python tools/benchmark.py goals --json output/benchmark_goals.json
 
 clean:  ## remove the environment and outputs, keep the downloads
 	rm -rf $(VENV) output *.egg-info

@@ -176,8 +176,12 @@ class ResizedCrop(T.Augmentation):
         size = tuple(map(max, size, self.pad.size)) if self.pad else size
         seen = dict(zip(self.input_args, (image, *others)))
         seen["image"] = _blank(*size)
-        if seen.get("sem_seg") is not None:
-            seen["sem_seg"] = _ResizedLabels(seen["sem_seg"], size, resize, pad)
+        labels = seen.get("sem_seg")
+        if labels is not None:  # others than uint8 are resized by torch, which has no way to make a part
+            if labels.dtype == np.uint8:
+                seen["sem_seg"] = _LazyLabels(labels, size, resize, pad)
+            else:
+                seen["sem_seg"] = pad.apply_segmentation(resize.apply_segmentation(labels))
         if seen.get("class_point") is not None:
             row, column = seen["class_point"]
             x, y = pad.apply_coords(resize.apply_coords(np.array([[column + 0.5, row + 0.5]])))[0]
@@ -185,19 +189,14 @@ class ResizedCrop(T.Augmentation):
         return ResizedCropTransform(resize, pad, self.crop.get_transform(**seen))
 
 
-class _ResizedLabels:
-    """Labels as they will be, of which only the parts that are asked for are made."""
+class _LazyLabels:
+    """Labels of uint8 as they will be, of which only the parts that are asked for are made."""
 
     def __init__(self, labels: np.ndarray, size: tuple[int, int], resize: T.ResizeTransform, pad: Transform):
         self.shape = size
         self._labels, self._before = labels, (resize, pad)
-        if labels.dtype != np.uint8:  # resized by torch, which has no way to make a part
-            self._labels = pad.apply_segmentation(resize.apply_segmentation(labels))
-            self._before = None
 
     def __getitem__(self, part: tuple[slice, slice]) -> np.ndarray:
-        if self._before is None:
-            return self._labels[part]
         (top, bottom, _), (left, right, _) = (p.indices(n) for p, n in zip(part, self.shape))
         crop = CropTransform(left, top, right - left, bottom - top)
         return ResizedCropTransform(*self._before, crop).apply_segmentation(self._labels)

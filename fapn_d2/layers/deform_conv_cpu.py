@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .cpu_threads import spread
 from .deform_conv_torchvision import at_least_float32
-from .memory_layout import layout_of
+from .memory_layout import laid_out, layout_of
 
 #: Size of the columns of one piece, in bytes.
 PIECE_FORWARD = 3 * 2**20
@@ -168,35 +168,6 @@ def _to_pixels(t: Tensor, pixels: int) -> Tensor:
     return t.movedim(-1, 1).reshape(pixels, *t.shape[1:-1]).contiguous()
 
 
-def _pixels_first(t: Tensor) -> Tensor:
-    """(N, O, h*w) -> (P, O) contiguous."""
-    if t.mT.is_contiguous():
-        return t.mT.flatten(0, 1)
-    out = t.new_empty(len(t), t.shape[2], t.shape[1])
-    _copy(out, t.mT)
-    return out.flatten(0, 1)
-
-
-def _contiguous(t: Tensor, like: Tensor) -> Tensor:
-    """A map (N, C, H, W) in the layout of another."""
-    out = torch.empty_like(like, memory_format=layout_of(like))
-    _copy(out.transpose(1, 2), t.transpose(1, 2))
-    return out
-
-
-def _copy(to: Tensor, source: Tensor) -> None:
-    """Of another layout; torch's own copy follows one of them through the whole map and misses the cache in the other.
-
-    Shapes: (N, A, ...) both; parts of A are copied at a time.
-    """
-
-    def copy(part: slice) -> None:
-        to[:, part].copy_(source[:, part])
-
-    size = to.shape[1]
-    spread(copy, _even_slices(size, size, 8 * torch.get_num_threads()))
-
-
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """``a @ b`` of two matrices.
 
@@ -273,7 +244,7 @@ def backward(
     # oneDNN multiplies by a part of a wider matrix a thousand times slower than by a copy of it.
     matrix = _as_matrix(weight, sampler.groups)
     matrices = [matrix[:, part.start * taps * c : part.stop * taps * c].contiguous() for part in parts]
-    grad = _pixels_first(grad.flatten(2))
+    grad = laid_out(grad, torch.channels_last).permute(0, 2, 3, 1).reshape(sampler.pixels, len(weight))
 
     pixels = offset.shape[2] * offset.shape[3]
     grad_table = torch.zeros_like(sampler.table) if needs_x else None
@@ -303,7 +274,7 @@ def backward(
                     grad_mask[rows, groups] = by_mask
 
     spread(add, [(run, number) for run in range(len(runs)) for number in range(len(parts))])
-    grad_x = _contiguous(sampler.interior(grad_table.view(sampler.shape)), x) if needs_x else None
+    grad_x = sampler.interior(grad_table.view(sampler.shape)) if needs_x else None
     if needs_offset:
         grad_offset = grad_offset.unflatten(1, (len(x), pixels)).permute(1, 3, 4, 0, 2).reshape(offset.shape)
     if needs_mask:

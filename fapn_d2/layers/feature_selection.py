@@ -8,6 +8,8 @@ import torch
 from detectron2.layers import Conv2d
 from torch import nn
 
+from .memory_layout import layout_of
+
 
 class FeatureSelection(nn.Module):
     """Weigh the channels of a bottom-up map by their importance, then reduce them to D.
@@ -39,7 +41,7 @@ class FeatureSelection(nn.Module):
         # W (g x) = (W g) x: scaling D x C weights an image instead of C x H x W values saves a pass over the map.
         weight = self.selection.weight.flatten(1) * gate.flatten(1).unsqueeze(1)
         pixels = x.flatten(2)
-        if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        if layout_of(x) == torch.channels_last:
             selected = torch.matmul(pixels.mT, weight.mT).mT  # written in the layout that x has
         else:
             selected = torch.matmul(weight, pixels)

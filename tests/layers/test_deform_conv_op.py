@@ -1,22 +1,17 @@
 """The deformable convolution as an operator of PyTorch: precisions, backends, contract, compilation, export."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
-import numpy
 import pytest
 import torch
-from packaging.version import Version
 
 from fapn_d2.layers import deform_conv_backend, deform_conv_torchvision
 from fapn_d2.layers.deform_conv import ModulatedDeformConv2d, modulated_deform_conv2d, set_backend
 from fapn_d2.layers.deform_conv_op import operator
 
 from .deform_conv_inputs import make_inputs, reference, with_gradients
+from .interpreter import output_in_the_interpreter
 
 
 @pytest.mark.parametrize("backend", ["auto", "torchvision"])
@@ -166,10 +161,5 @@ def test_meta_and_compile_and_export():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the same tests run on the GPU themselves")
 def test_triton_kernels_in_the_interpreter():
-    triton = pytest.importorskip("triton")
-    if Version(triton.__version__) < Version("3.9") and Version(numpy.__version__) >= Version("2.4"):
-        pytest.skip("the interpreter of older Tritons makes a number of an array, which numpy 2.4 refuses")
-    path = Path(__file__).with_name("test_deform_conv_triton.py")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", str(path)]
-    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"})
-    assert result.returncode == 0 and "test_equals_torchvision" not in result.stdout, result.stdout[-4000:]
+    output = output_in_the_interpreter("test_deform_conv_triton.py")
+    assert "test_equals_torchvision" not in output, output[-4000:]

@@ -2,18 +2,16 @@
 
 import importlib.util
 import math
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from packaging.version import Version
 from torch.nn import functional as F
 
 from fapn_d2.layers.flow_warp import PAPER_UNIT, flow_warp
+
+from .interpreter import output_in_the_interpreter
 
 NAME = "fapn_d2.layers.flow_warp"
 SIZES = [
@@ -188,10 +186,5 @@ def test_environment_chooses_the_backend(monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the same tests run on the GPU themselves")
 def test_triton_kernels_in_the_interpreter():
-    triton = pytest.importorskip("triton")
-    if Version(triton.__version__) < Version("3.9") and Version(np.__version__) >= Version("2.4"):
-        pytest.skip("the interpreter of older Tritons makes a number of an array, which numpy 2.4 refuses")
-    path = Path(__file__).with_name("test_flow_warp_triton.py")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", str(path)]
-    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"})
-    assert result.returncode == 0 and " passed" in result.stdout, result.stdout[-4000:]
+    output = output_in_the_interpreter("test_flow_warp_triton.py")
+    assert " passed" in output, output[-4000:]
