@@ -45,7 +45,7 @@ EXTRAS = {
 
 
 def version() -> str:
-    text = (HERE / "fapn_d2" / "__init__.py").read_text()
+    text = (HERE / "fapn_d2" / "version.py").read_text()
     return re.search(r'^__version__ = "(.+)"', text, re.M).group(1)
 
 

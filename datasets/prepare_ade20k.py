@@ -11,9 +11,10 @@ look. The program can be stopped and started again, and reads everything back at
 
 from pathlib import Path
 
-from fapn_d2.data.ade20k import FOLDER, IGNORE_LABEL, NUM_CLASSES, SPLITS, convert
-from fapn_d2.data.conversion import LabelFile, parser, run_program, verify_labels, write_labels
-from fapn_d2.data.pairs import pair_files
+from fapn_d2.data.datasets.ade20k import FOLDER, IGNORE_LABEL, NUM_CLASSES, SPLITS, convert
+from fapn_d2.data.datasets.conversion import LabelFile, verify_labels, write_labels
+from fapn_d2.data.datasets.pairs import pair_files
+from fapn_d2.data.datasets.program import parser, run_program
 
 
 def prepare(root: Path, args) -> str:

@@ -28,9 +28,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from fapn_d2.data.camvid import CLASSES, IGNORE_LABEL
-from fapn_d2.data.catalog import data_root
-from fapn_d2.data.pairs import pair_files, some
+from fapn_d2.data.datasets.camvid import CLASSES, IGNORE_LABEL
+from fapn_d2.data.datasets.catalog import data_root
+from fapn_d2.data.datasets.pairs import pair_files
+from fapn_d2.messages import some
 
 SPLITS = ("train", "val", "test")
 SIZE = (480, 360)  # (W, H)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fapn_d2.data.cityscapes import (
+from fapn_d2.data.datasets.cityscapes import (
     FOLDER,
     IGNORE_LABEL,
     NUM_CLASSES,
@@ -28,8 +28,9 @@ from fapn_d2.data.cityscapes import (
     panoptic_categories,
     train_ids,
 )
-from fapn_d2.data.conversion import LabelFile, in_parallel, parser, run_program, verify_labels, write_labels
-from fapn_d2.data.pairs import pair_files
+from fapn_d2.data.datasets.conversion import LabelFile, in_parallel, verify_labels, write_labels
+from fapn_d2.data.datasets.pairs import pair_files
+from fapn_d2.data.datasets.program import parser, run_program
 
 SPLITS = ("train", "val")
 _INSTANCES, _PICTURE = "_gtFine_instanceIds.png", "_leftImg8bit.png"

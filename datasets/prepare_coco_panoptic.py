@@ -13,8 +13,9 @@ at the end.
 import json
 from pathlib import Path
 
-from fapn_d2.data.coco_panoptic import FOLDER, IGNORE_LABEL, convert, stuff_classes
-from fapn_d2.data.conversion import LabelFile, parser, run_program, verify_labels, write_labels
+from fapn_d2.data.datasets.coco_panoptic import FOLDER, IGNORE_LABEL, convert, stuff_classes
+from fapn_d2.data.datasets.conversion import LabelFile, verify_labels, write_labels
+from fapn_d2.data.datasets.program import parser, run_program
 
 SPLITS = ("val2017", "train2017")
 

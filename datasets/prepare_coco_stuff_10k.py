@@ -10,9 +10,10 @@ program can be stopped and started again, and reads everything back at the end.
 
 from pathlib import Path
 
-from fapn_d2.data.coco_stuff import CLASSES, FOLDER, IGNORE_LABEL, SPLITS, convert
-from fapn_d2.data.conversion import LabelFile, parser, run_program, verify_labels, write_labels
-from fapn_d2.data.listed import load_listed, read_list
+from fapn_d2.data.datasets.coco_stuff import CLASSES, FOLDER, IGNORE_LABEL, SPLITS, convert
+from fapn_d2.data.datasets.conversion import LabelFile, verify_labels, write_labels
+from fapn_d2.data.datasets.listed import load_listed, read_list
+from fapn_d2.data.datasets.program import parser, run_program
 
 _MEND = "Unpack cocostuff-10k-v1.1.zip there."
 

@@ -13,8 +13,8 @@ import json
 import os
 from pathlib import Path
 
-from fapn_d2.data.catalog import data_root
-from fapn_d2.data.coco_subset import annotation_file, select
+from fapn_d2.data.datasets.catalog import data_root
+from fapn_d2.data.datasets.coco_subset import annotation_file, select
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,10 +10,11 @@ label and every label its image, and each label is read: 0..65, of its image's s
 
 from pathlib import Path
 
-from fapn_d2.data.catalog import advice
-from fapn_d2.data.conversion import LabelFile, parser, run_program, verify_labels
-from fapn_d2.data.mapillary import COLORS, FOLDER, IGNORE_LABEL, SPLITS, check_names, label_folder
-from fapn_d2.data.pairs import pair_files
+from fapn_d2.data.datasets.catalog import advice
+from fapn_d2.data.datasets.conversion import LabelFile, verify_labels
+from fapn_d2.data.datasets.mapillary import COLORS, FOLDER, IGNORE_LABEL, SPLITS, check_names, label_folder
+from fapn_d2.data.datasets.pairs import pair_files
+from fapn_d2.data.datasets.program import parser, run_program
 
 
 def prepare(root: Path, args) -> str:

@@ -11,10 +11,11 @@ and started again, and reads everything back at the end.
 
 from pathlib import Path
 
-from fapn_d2.data.conversion import LabelFile, parser, run_program, verify_labels, write_labels
-from fapn_d2.data.listed import read_list
-from fapn_d2.data.pairs import stems
-from fapn_d2.data.pascal_context import CLASSES, FOLDER, IGNORE_LABEL, SPLITS, check_names, convert
+from fapn_d2.data.datasets.conversion import LabelFile, verify_labels, write_labels
+from fapn_d2.data.datasets.listed import read_list
+from fapn_d2.data.datasets.pairs import stems
+from fapn_d2.data.datasets.pascal_context import CLASSES, FOLDER, IGNORE_LABEL, SPLITS, check_names, convert
+from fapn_d2.data.datasets.program import parser, run_program
 
 _MEND = "Unpack VOCtrainval_03-May-2010.tar and, in its VOC2010, trainval.tar.gz of PASCAL Context."
 

@@ -8,8 +8,8 @@ import argparse
 from pathlib import Path
 
 from fapn_d2.data import generate_shapes
-from fapn_d2.data.catalog import data_root
-from fapn_d2.data.shapes.spec import DEFAULT_SIZE, DEFAULT_SPLITS
+from fapn_d2.data.datasets.catalog import data_root
+from fapn_d2.data.datasets.shapes.spec import DEFAULT_SIZE, DEFAULT_SPLITS
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -5,8 +5,6 @@ Importing this package registers everything with Detectron2; ``add_fapn_config(c
 
 import warnings
 
-__version__ = "0.1.0"
-
 try:
     import detectron2
 except ModuleNotFoundError as error:
@@ -22,6 +20,8 @@ with warnings.catch_warnings():  # both script functions as they are imported, w
     import fvcore.nn  # noqa: F401
 
 from . import backbones, data, heads, meta_arch, necks  # noqa: F401  (imported to register)
-from .config import add_fapn_config
+from .checkpoint import timm_weights  # noqa: F401  (imported to register)
+from .config.keys import add_fapn_config
+from .version import __version__
 
-__all__ = ["add_fapn_config"]
+__all__ = ["__version__", "add_fapn_config"]

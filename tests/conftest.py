@@ -1,10 +1,13 @@
 """Fixtures for all tests. Tests that need the reference arrays or real images skip where ``../shared`` is absent."""
 
+import logging
 import os
 from pathlib import Path
 
 import pytest
 import torch
+
+from .toys.training import write_camvid
 
 SHARED = Path(os.environ.get("FAPN_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
@@ -29,3 +32,22 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _keep_loggers():
+    """Set-up gives loggers handlers of its own; later tests listen to them by pytest's."""
+    loggers = [logging.getLogger(name) for name in ("fapn_d2", "detectron2", "fvcore")]
+    before = [(logger.propagate, logger.level, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, (propagate, level, handlers) in zip(loggers, before):
+        logger.propagate, logger.handlers = propagate, handlers
+        logger.setLevel(level)
+
+
+@pytest.fixture
+def camvid(tmp_path, monkeypatch):
+    """A small CamVid under $DETECTRON2_DATASETS."""
+    root = write_camvid(tmp_path / "datasets")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+    return root

@@ -11,9 +11,10 @@ Papers count differently: "macs" are multiply-adds, "2macs" twice as many, "conv
 
 import argparse
 
-from fapn_d2.engine import load_config, user_errors_as_messages
-from fapn_d2.engine.analysis import analyze
-from fapn_d2.engine.complexity import CONVENTIONS
+from fapn_d2.config.loading import load_config
+from fapn_d2.messages import user_errors_as_messages
+from fapn_d2.reproduction.analysis import analyze
+from fapn_d2.reproduction.complexity import CONVENTIONS
 
 
 def parser() -> argparse.ArgumentParser:

@@ -25,16 +25,17 @@ from pathlib import Path
 
 import torch
 
-from fapn_d2.engine import user_errors_as_messages
-from fapn_d2.engine.benchmark import Measurement, measure
-from fapn_d2.engine.benchmark_goals import THREADS, Trial, Verdict, judge, trials
-from fapn_d2.engine.benchmark_networks import model_comparisons, neck_comparisons, train_comparisons
-from fapn_d2.engine.benchmark_ops import OPERATORS, operator_comparisons
-from fapn_d2.engine.benchmark_options import DTYPES, PASSES, TIMED, Options
-from fapn_d2.engine.benchmark_report import describe_machine, speed_table, table, write_json
-from fapn_d2.engine.benchmark_speed import DEFAULTS as SPEED_SIZES
-from fapn_d2.engine.benchmark_speed import speed_comparisons
-from fapn_d2.engine.benchmark_sweep import sweep_comparisons
+from fapn_d2.benchmark.goals import THREADS, Trial, Verdict, judge, trials
+from fapn_d2.benchmark.launch_sweep import sweep_comparisons
+from fapn_d2.benchmark.measure import Measurement, measure
+from fapn_d2.benchmark.networks import model_comparisons, neck_comparisons, train_comparisons
+from fapn_d2.benchmark.operators import OPERATORS, operator_comparisons
+from fapn_d2.benchmark.options import DTYPES, PASSES, TIMED, Options
+from fapn_d2.benchmark.speed import DEFAULTS as SPEED_SIZES
+from fapn_d2.benchmark.speed import speed_comparisons
+from fapn_d2.benchmark.tables import speed_table, table, write_json
+from fapn_d2.engine.provenance import describe_machine
+from fapn_d2.messages import user_errors_as_messages
 
 SUITES = {
     "ops": operator_comparisons,

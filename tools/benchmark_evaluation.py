@@ -20,8 +20,8 @@ from pathlib import Path
 
 import cv2
 
-from fapn_d2.engine import user_errors_as_messages
-from fapn_d2.evaluation import benchmark
+from fapn_d2.benchmark import scoring as benchmark
+from fapn_d2.messages import user_errors_as_messages
 
 #: Name -> (function, images by default).
 MEASURES = {

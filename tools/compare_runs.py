@@ -8,8 +8,9 @@ difference to the first name) and a picture of the loss curves.
 import argparse
 from pathlib import Path
 
-from fapn_d2.engine import user_errors_as_messages
-from fapn_d2.engine.run_comparison import Group, comparison_table, draw_losses
+from fapn_d2.messages import user_errors_as_messages
+from fapn_d2.reproduction.comparison import comparison_table, draw_losses
+from fapn_d2.reproduction.runs import Group
 
 
 def main() -> None:

@@ -9,8 +9,9 @@ With a config file, the weights must fill its network exactly. Only tensors are 
 
 import argparse
 
-from fapn_d2.engine import load_config, user_errors_as_messages
-from fapn_d2.engine.convert import DIRECTIONS, KEY_MAPS, convert_file
+from fapn_d2.checkpoint.convert import DIRECTIONS, KEY_MAPS, convert_file
+from fapn_d2.config.loading import load_config
+from fapn_d2.messages import user_errors_as_messages
 
 
 def parser() -> argparse.ArgumentParser:

@@ -12,9 +12,9 @@ from pathlib import Path
 # times the CPU time was measured on two shared cores. To be said before torch starts them.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from fapn_d2.engine import user_errors_as_messages
-from fapn_d2.engine.demo import run_demo, text_table
-from fapn_d2.engine.demo_report import write_report
+from fapn_d2.demo.page import write_report
+from fapn_d2.demo.twins import run_demo, text_table
+from fapn_d2.messages import user_errors_as_messages
 
 
 def main() -> None:

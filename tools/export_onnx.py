@@ -14,8 +14,10 @@ from pathlib import Path
 
 import torch
 
-from fapn_d2.engine import load_config, user_errors_as_messages
-from fapn_d2.engine.onnx_export import LEAST_OPSET, OPSET, export_onnx, load_segmentor, require_packages
+from fapn_d2.config.loading import load_config
+from fapn_d2.export.onnx import LEAST_OPSET, OPSET, export_onnx, require_packages
+from fapn_d2.inference.trained import load_trained
+from fapn_d2.messages import user_errors_as_messages
 
 
 def main() -> None:
@@ -40,7 +42,7 @@ def main() -> None:
         if args.weights:
             cfg.MODEL.WEIGHTS = args.weights
         export = export_onnx(
-            load_segmentor(cfg),
+            load_trained(cfg, device="cpu"),
             cfg,
             args.output,
             size=args.size,

@@ -10,11 +10,11 @@ ours as filled ones where both were measured. Writes a PNG for each table that h
 import argparse
 from pathlib import Path
 
-from fapn_d2.engine import user_errors_as_messages
-from fapn_d2.engine.ledger import load_ledgers
-from fapn_d2.engine.run_records import read_records
-from fapn_d2.engine.scatter_chart import Series, draw_scatter
-from fapn_d2.engine.speed_accuracy import MEASURED, OTHERS, PAPER, SpeedTable, read_timings, speed_tables
+from fapn_d2.messages import user_errors_as_messages
+from fapn_d2.reproduction.ledger import load_ledgers
+from fapn_d2.reproduction.records import read_records
+from fapn_d2.reproduction.speed_accuracy import MEASURED, OTHERS, PAPER, SpeedTable, read_timings, speed_tables
+from fapn_d2.visualization.scatter import Series, draw_scatter
 
 # Red and blue as in the figure; ours stand out by their filling, too.
 LOOKS = {OTHERS: ("#b3423a", "s", False), PAPER: ("#1f63c4", "o", False), MEASURED: ("#1f63c4", "o", True)}

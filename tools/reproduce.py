@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from fapn_d2.engine import user_errors_as_messages
-from fapn_d2.engine.ledger import find_row, load_ledgers
-from fapn_d2.engine.reproduce import jobs_of, run_job
-from fapn_d2.engine.reproduce_report import report, to_html, to_markdown
-from fapn_d2.engine.reproduce_text import describe_list, describe_row, describe_runs
-from fapn_d2.engine.run_records import read_records
+from fapn_d2.messages import user_errors_as_messages
+from fapn_d2.reproduction.jobs import jobs_of, run_job
+from fapn_d2.reproduction.ledger import find_row, load_ledgers
+from fapn_d2.reproduction.listing import describe_list, describe_row, describe_runs
+from fapn_d2.reproduction.records import read_records
+from fapn_d2.reproduction.report import report, to_html, to_markdown
 
 OUTPUT = Path("output") / "reproduce"
 

@@ -4,16 +4,8 @@
 import argparse
 
 from fapn_d2.data import check_datasets
-from fapn_d2.engine import (
-    Trainer,
-    argument_parser,
-    evaluate,
-    launch,
-    prepare_config,
-    setup,
-    under_torchrun,
-    user_errors_as_messages,
-)
+from fapn_d2.engine import Trainer, argument_parser, evaluate, launch, prepare_config, setup, under_torchrun
+from fapn_d2.messages import user_errors_as_messages
 
 
 def main(args: argparse.Namespace) -> None:

@@ -13,10 +13,9 @@ each other. Writes PNGs and one HTML page.
 import argparse
 from pathlib import Path
 
-import torch
-
-from fapn_d2.engine import load_config, user_errors_as_messages
-from fapn_d2.engine.alignment_report import Network, choose_records, write_alignment_report
+from fapn_d2.config.loading import load_config
+from fapn_d2.messages import user_errors_as_messages
+from fapn_d2.visualization.alignment_page import Network, choose_records, write_alignment_report
 
 
 def main() -> None:
@@ -47,8 +46,6 @@ def _load(name: str, config_file: str, weights: str | None, opts: list[str]) -> 
     cfg = load_config(config_file, opts)
     if weights:
         cfg.MODEL.WEIGHTS = weights
-    if not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
     return Network.load(name, cfg)
 
 

@@ -10,8 +10,10 @@ import argparse
 from pathlib import Path
 
 from fapn_d2.data import build_test_loader, check_datasets
-from fapn_d2.engine import Checkpointer, Trainer, prepare_config, user_errors_as_messages
-from fapn_d2.engine.roi_selection_chart import draw_selection, measure_selection
+from fapn_d2.engine import prepare_config
+from fapn_d2.inference.trained import load_trained
+from fapn_d2.messages import user_errors_as_messages
+from fapn_d2.visualization.roi_selection import draw_selection, measure_selection
 
 
 def main() -> None:
@@ -25,8 +27,7 @@ def main() -> None:
     with user_errors_as_messages(debug=args.debug):
         cfg = prepare_config(args)
         check_datasets(cfg, cfg.DATASETS.TEST)
-        model = Trainer.build_model(cfg)
-        Checkpointer(model, cfg=cfg).load(cfg.MODEL.WEIGHTS)
+        model = load_trained(cfg)
         loader = build_test_loader(cfg, cfg.DATASETS.TEST[0])
         ratios = measure_selection(model, loader, images=args.images)
         args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -3,17 +3,17 @@
 Importing this package registers the data sets in Detectron2's catalogs and does nothing else.
 """
 
-from .ade20k import complete_ade20k
-from .camvid import register_camvid
 from .checks import check_dataset, check_datasets
-from .cityscapes import complete_cityscapes
-from .coco_stuff import register_coco_stuff
-from .coco_subset import register_coco_subsets
+from .datasets.ade20k import complete_ade20k
+from .datasets.camvid import register_camvid
+from .datasets.cityscapes import complete_cityscapes
+from .datasets.coco_stuff import register_coco_stuff
+from .datasets.coco_subset import register_coco_subsets
+from .datasets.mapillary import register_mapillary
+from .datasets.pascal_context import register_pascal_context
+from .datasets.shapes import generate_shapes, register_shapes
 from .loaders import build_test_loader, build_train_loader
-from .mapillary import register_mapillary
 from .mapper import PyramidDatasetMapper
-from .pascal_context import register_pascal_context
-from .shapes import generate_shapes, register_shapes
 
 register_camvid()
 register_coco_stuff()

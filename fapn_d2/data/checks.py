@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from .catalog import locate
+from .datasets.catalog import locate
 from .presence import check_files
 
 #: Meta-architecture -> labels that it learns from -> key with its number of classes. Subclasses need what their

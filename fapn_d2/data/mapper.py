@@ -13,7 +13,8 @@ from detectron2.structures import polygons_to_bitmask
 from fvcore.transforms.transform import Transform
 from torch.utils.data import get_worker_info
 
-from .augmentation import PointInput, ResizedCrop, build_augmentations, crops, for_instance_masks
+from .augmentation import build_augmentations, crops, for_instance_masks
+from .cropping import PointInput, ResizedCrop
 from .reading import BadImageError, check_labels, read_image, read_labels
 
 

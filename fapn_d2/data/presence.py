@@ -8,8 +8,9 @@ from collections.abc import Iterable
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .catalog import advice
-from .pairs import pair_files, some
+from ..messages import some
+from .datasets.catalog import advice
+from .datasets.pairs import pair_files
 
 _PLACES = ("image_root", "sem_seg_root", "json_file", "panoptic_json", "panoptic_root", "image_dir", "gt_dir")
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')

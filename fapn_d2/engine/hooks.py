@@ -7,13 +7,12 @@ import threading
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from .checkpoint import Checkpointer
+from ..checkpoint.checkpointer import Checkpointer
+from ..messages import EXIT_STOPPED
 from .train_step import TrainStep
 
 logger = logging.getLogger(__name__)
 
-#: Exit code of a run that was asked to stop and saved its state: "try again" (EX_TEMPFAIL), with ``--resume``.
-EXIT_STOPPED = 75
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 

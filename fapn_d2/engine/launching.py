@@ -21,9 +21,8 @@ import torch.distributed as dist
 from detectron2.utils import comm
 from torch import multiprocessing as mp
 
-from .hooks import EXIT_STOPPED
+from ..messages import EXIT_STOPPED
 
-EXIT_USER_ERROR = 2
 #: Longest wait for another process; the scoring of a large data set happens in one of them.
 TIMEOUT = timedelta(hours=2)
 
@@ -163,23 +162,6 @@ def _passing_signals_to(processes: list) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def user_errors_as_messages(*, debug: bool = False) -> Iterator[None]:
-    """End with one message and code 2, in place of a traceback, at what the user can mend.
-
-    Args:
-        debug: let the exception pass, with its traceback.
-    """
-    try:
-        yield
-    except (ValueError, FileNotFoundError) as error:
-        if debug or os.environ.get("FAPN_DEBUG", "0") != "0":
-            raise
-        who = f" (rank {comm.get_rank()})" if comm.get_world_size() > 1 else ""
-        print(f"error{who}: {error}\n(--debug shows where it comes from)", file=sys.stderr, flush=True)
-        raise SystemExit(EXIT_USER_ERROR) from error
 
 
 def _free_port() -> int:

@@ -1,20 +1,11 @@
 """Command line, logging and the record of what a run was."""
 
 import argparse
-import hashlib
 import json
 import logging
-import os
-import platform
-import shlex
-import subprocess
-import sys
-from datetime import datetime
 from pathlib import Path
 
-import detectron2
 import torch
-import torchvision
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
@@ -22,10 +13,11 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
-from .. import __version__
-from ..meta_arch import check_inference
-from .box_augmentation import check_augmentation
-from .config_loading import load_config
+from ..config.loading import load_config
+from ..inference.box_augmentation import check_augmentation
+from ..inference.semantic import check_inference
+from ..inference.trained import use_available_device
+from .provenance import describe_run
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +54,7 @@ def prepare_config(args: argparse.Namespace) -> CfgNode:
         ValueError, FileNotFoundError: see ``load_config``, ``check_inference`` and ``check_augmentation``.
     """
     cfg = load_config(args.config_file, args.opts or [])
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
+    use_available_device(cfg)
     check_inference(cfg)
     check_augmentation(cfg)
     return cfg
@@ -111,39 +102,3 @@ def start_logs(folder: str) -> None:
     """Messages of this project, Detectron2 and fvcore to the screen (rank 0) and to ``log.txt`` (each rank its own)."""
     for name in ("fapn_d2", "detectron2", "fvcore"):
         setup_logger(folder, distributed_rank=comm.get_rank(), name=name)
-
-
-def describe_run(cfg: CfgNode, config_file: str) -> dict:
-    """What is needed to repeat a run: command, config and its hash, commit, seed, versions, device, time."""
-    ours = cfg.clone()
-    ours.defrost()
-    ours.OUTPUT_DIR, ours.SEED = "", 0  # runs that differ by place and seed alone have one hash
-    on_cuda = cfg.MODEL.DEVICE.startswith("cuda")
-    return {
-        "command": shlex.join(sys.argv),
-        "config_file": config_file,
-        "config_sha256": hashlib.sha256(ours.dump().encode()).hexdigest(),
-        "commit": git_commit(),
-        "seed": cfg.SEED,
-        "processes": comm.get_world_size(),
-        "device": torch.cuda.get_device_name() if on_cuda else platform.processor() or platform.machine(),
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "versions": {
-            "fapn_d2": __version__,
-            "detectron2": detectron2.__version__,
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "python": platform.python_version(),
-        },
-    }
-
-
-def git_commit() -> str:
-    """Commit of the checkout that this package is in, "+changes" if it was edited; "unknown" outside a checkout."""
-    command = ["git", "-C", os.path.dirname(os.path.abspath(__file__))]
-    try:
-        commit = subprocess.run([*command, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        changes = subprocess.run([*command, "status", "--porcelain"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")

@@ -14,15 +14,15 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
 
+from ..checkpoint.checkpointer import Checkpointer
 from ..data import build_test_loader, build_train_loader, check_datasets
 from ..evaluation import build_evaluator
-from ..meta_arch import build_inference, check_inference
-from .acceleration import accelerate
-from .box_augmentation import augmented, check_augmentation
-from .checkpoint import Checkpointer
+from ..inference.box_augmentation import augmented, check_augmentation
+from ..inference.semantic import build_inference, check_inference
+from ..meta_arch.acceleration import accelerate
+from ..meta_arch.build import build_model
 from .data_stream import stream_of
 from .hooks import StopOnSignal
-from .model_building import build_model
 from .parallel import distribute, share_buffers
 from .precision import amp_dtype
 from .seeding import seed_generators, seeded

@@ -2,8 +2,8 @@
 
 from .boundary_iou import BoundaryConfusion
 from .build import EVALUATORS, build_evaluator
-from .cityscapes import CityscapesSemSegEvaluator
-from .cityscapes_instance import CityscapesInstanceEvaluator
+from .cityscapes.instance import CityscapesInstanceEvaluator
+from .cityscapes.semantic import CityscapesSemSegEvaluator
 from .coco import FastCOCOEvaluator
 from .panoptic import PanopticEvaluator
 from .sem_seg import SemSegEvaluator

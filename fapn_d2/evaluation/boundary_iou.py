@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from .gather import sum_over_processes
-from .runs import count, runs
+from .run_lengths import count, runs
 
 #: Widths of FaPN's Table 2, in pixels.
 PAPER_WIDTHS = (3, 5, 8, 12)

@@ -15,8 +15,8 @@ from detectron2.evaluation import (
 )
 from detectron2.utils import comm
 
-from .cityscapes import CityscapesSemSegEvaluator
-from .cityscapes_instance import CityscapesInstanceEvaluator
+from .cityscapes.instance import CityscapesInstanceEvaluator
+from .cityscapes.semantic import CityscapesSemSegEvaluator
 from .coco import FastCOCOEvaluator
 from .panoptic import PanopticEvaluator
 from .sem_seg import SemSegEvaluator

@@ -9,40 +9,18 @@ import logging
 import os
 from collections import OrderedDict
 
-import cv2
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from PIL import Image
 
+from ..data.panoptic_png import read_segment_ids, write_segment_ids
 from .gather import concatenate_over_processes, require_every_image
 from .panoptic_counts import PanopticCounts
 
 logger = logging.getLogger(__name__)
-
-
-def read_segment_ids(path: str) -> np.ndarray:
-    """(H, W) uint32 ids of a panoptic PNG: R + 256 G + 65536 B.
-
-    Raises:
-        FileNotFoundError: the file is absent.
-        ValueError: it is no image.
-    """
-    image = cv2.imread(path, cv2.IMREAD_COLOR)
-    if image is None:
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"panoptic ground truth {path} is absent")
-        raise ValueError(f"panoptic ground truth {path} is no image that can be read")
-    # four bytes R, G, B, 255 are one little-endian number
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGBA).view("<u4")[..., 0] & 0xFFFFFF
-
-
-def write_segment_ids(path: str, ids: np.ndarray) -> None:
-    """The reverse of :func:`read_segment_ids`."""
-    Image.fromarray(np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)).save(path)
 
 
 class PanopticEvaluator(DatasetEvaluator):

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .gather import sum_over_processes
-from .runs import count, runs
+from .run_lengths import count, runs
 
 VOID = 0
 

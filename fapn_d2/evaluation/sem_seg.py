@@ -18,8 +18,8 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from PIL import Image
 
+from ..data.reading import read_label
 from .boundary_iou import BoundaryConfusion
 
 logger = logging.getLogger(__name__)
@@ -72,24 +72,6 @@ def scores(matrix: np.ndarray, class_names: list[str]) -> dict[str, float]:
     result |= {f"IoU-{name}": value for name, value in zip(class_names, iou)}
     result |= {f"ACC-{name}": value for name, value in zip(class_names, accuracy)}
     return {name: 100 * float(value) for name, value in result.items()}
-
-
-def read_label(path: str) -> np.ndarray:
-    """(H, W) integers of a label image.
-
-    Raises:
-        ValueError: the file cannot be read as an image with one channel.
-    """
-    try:
-        with Image.open(path) as image:
-            label = np.asarray(image)
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"label {path} cannot be read: {error}") from error
-    if label.ndim != 2:
-        raise ValueError(f"label {path} has {label.shape[2]} channels, a label image has one")
-    return label
 
 
 class SemSegEvaluator(DatasetEvaluator):

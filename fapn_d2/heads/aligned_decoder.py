@@ -11,10 +11,9 @@ from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from fapn_d2.layers.flow_align import FlowAlign
-from fapn_d2.layers.pyramid_pooling import conv_norm_relu
-from fapn_d2.layers.resize import resize_to
-
+from ..layers.conv import conv_norm_relu
+from ..layers.flow_align import FlowAlign
+from ..layers.resize import resize_to
 from .deep_supervision import AuxiliaryClassifier, Supervision, loss_from_config, supervision_from_config
 
 FUSION_ALIGNS = ("bilinear", "flow")

@@ -6,8 +6,7 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads, 
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from fapn_d2.layers.spatial_fusion import build_fusion
-
+from ..layers.spatial_fusion import build_fusion
 from .consistent_supervision import build_consistent_supervision, load_without_auxiliary_weights
 from .shared_mask_targets import share_mask_targets
 from .soft_roi_selection import SoftRoISelection

@@ -14,8 +14,8 @@ from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor, nn
 
-from fapn_d2.layers.losses import ohem_cross_entropy, pixel_cross_entropy
-from fapn_d2.layers.pyramid_pooling import conv_norm_relu
+from ..layers.conv import conv_norm_relu
+from ..layers.losses import ohem_cross_entropy, pixel_cross_entropy
 
 LOSSES = ("cross_entropy", "ohem")
 #: Kind of a pyramid's training-only map -> what makes the pyramid give it.

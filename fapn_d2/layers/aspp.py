@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .pyramid_pooling import PooledBranch, conv_norm_relu
+from .conv import conv_norm_relu
+from .pyramid_pooling import PooledBranch
 
 
 class ASPP(nn.Module):

@@ -9,7 +9,7 @@ from detectron2.layers import Conv2d, get_norm
 from torch import nn
 from torch.nn import functional as F
 
-from .deform_conv import ModulatedDeformConv2d
+from .deform_conv.module import ModulatedDeformConv2d
 from .resize import RESIZE_MODES, resize_to
 
 

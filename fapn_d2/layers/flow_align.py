@@ -7,7 +7,7 @@ import torch
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
-from .flow_warp import OFFICIAL_UNIT, flow_warp
+from .flow_warp.warp import OFFICIAL_UNIT, flow_warp
 from .resize import resize_to
 
 

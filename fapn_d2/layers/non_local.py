@@ -8,7 +8,7 @@ from detectron2.layers import Conv2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .pyramid_pooling import conv_norm_relu
+from .conv import conv_norm_relu
 
 
 class NonLocalBlock(nn.Module):

@@ -12,24 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .conv import conv_norm_relu
 from .resize import resize_to
-
-
-def conv_norm_relu(
-    in_channels: int, out_channels: int, *, norm: str, kernel_size: int = 1, dilation: int = 1, bias: bool | None = None
-) -> Conv2d:
-    """Convolution that keeps the size, norm, ReLU; a bias where there is no norm, unless ``bias`` says. PyTorch's own
-    initialisation, as in SFNet's official code."""
-    return Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=kernel_size,
-        padding=dilation * (kernel_size // 2),
-        dilation=dilation,
-        bias=norm == "" if bias is None else bias,
-        norm=get_norm(norm, out_channels),
-        activation=F.relu,
-    )
 
 
 def average_cells(x: Tensor, bins: int) -> Tensor:

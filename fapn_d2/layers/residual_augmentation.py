@@ -10,7 +10,7 @@ from detectron2.layers import Conv2d
 from torch import nn
 from torch.nn import functional as F
 
-from .initialization import xavier_uniform
+from .conv import xavier_uniform
 from .spatial_fusion import build_fusion
 
 POOLINGS = ("ratio", "psp", "gap", "gmp")

@@ -11,7 +11,7 @@ from detectron2.layers import Conv2d
 from torch import nn
 from torch.nn import functional as F
 
-from .initialization import xavier_uniform
+from .conv import xavier_uniform
 
 
 class SumFusion(nn.Module):

@@ -2,15 +2,6 @@
 
 from .consistent_dense import ConsistentFCOS, ConsistentRetinaNet
 from .fcos import FCOS
-from .semantic_inference import SemanticInference, build_inference, check_inference
 from .whole_image_segmentor import WholeImageSegmentor
 
-__all__ = [
-    "FCOS",
-    "ConsistentFCOS",
-    "ConsistentRetinaNet",
-    "SemanticInference",
-    "WholeImageSegmentor",
-    "build_inference",
-    "check_inference",
-]
+__all__ = ["FCOS", "ConsistentFCOS", "ConsistentRetinaNet", "WholeImageSegmentor"]

@@ -8,8 +8,7 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from fapn_d2.heads.consistent_supervision import build_consistent_supervision, load_without_auxiliary_weights
-
+from ..heads.consistent_supervision import build_consistent_supervision, load_without_auxiliary_weights
 from .dense_proposals import ProposalLimits, dense_proposals
 from .fcos import FCOS
 

@@ -6,8 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 
-from fapn_d2.config import neck_defaults
-
+from ..config.keys import neck_defaults
 from . import strategies  # noqa: F401  (imported to register)
 from .presets import resolve_strategies
 from .registry import ALIGNS, CONTEXTS, FUSES, LATERALS, MERGES, OUTPUTS, Level

@@ -7,7 +7,7 @@ configuration names itself under MODEL.NECK wins over the preset.
 import difflib
 from dataclasses import dataclass
 
-from fapn_d2.config import STRATEGY_KEYS
+from ..config.keys import STRATEGY_KEYS
 
 
 @dataclass(frozen=True)

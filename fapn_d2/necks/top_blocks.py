@@ -10,8 +10,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 from torch.nn import functional as F
 
-from fapn_d2.layers.initialization import xavier_uniform
-
+from ..layers.conv import xavier_uniform
 from .registry import Level
 
 TOP_BLOCKS = ("none", "max_pool", "p6p7", "p6p7_context", "p6p7_relu_context")

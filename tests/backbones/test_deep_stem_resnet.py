@@ -8,7 +8,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 
 from fapn_d2 import add_fapn_config
-from fapn_d2.backbones.imagenet_keys import imagenet_state_to_ours, resnet_key_to_ours, resnet_key_to_public
+from fapn_d2.checkpoint.keys.imagenet import imagenet_state_to_ours, resnet_key_to_ours, resnet_key_to_public
 
 # facts of the official code
 COUNTS = {18: 11_324_992, 50: 23_631_808, 101: 42_623_936}

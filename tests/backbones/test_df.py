@@ -7,8 +7,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 
 from fapn_d2 import add_fapn_config
-from fapn_d2.backbones.df_keys import df_module_to_official, df_module_to_ours
-from fapn_d2.backbones.imagenet_keys import imagenet_state_to_ours
+from fapn_d2.checkpoint.keys.df import df_module_to_official, df_module_to_ours
+from fapn_d2.checkpoint.keys.imagenet import imagenet_state_to_ours
 
 # facts of the official code
 STAGES = {

@@ -7,11 +7,11 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
 
-from fapn_d2.backbones import timm_weights
 from fapn_d2.backbones.timm_backbone import TimmBackbone
-from fapn_d2.engine.checkpoint import Checkpointer
+from fapn_d2.checkpoint import timm_weights
+from fapn_d2.checkpoint.checkpointer import Checkpointer
 
-from ..necks.toys import toy_cfg
+from ..toys.pyramids import toy_cfg
 
 SMALL = "test_efficientnet"  # timm has tiny networks for tests
 

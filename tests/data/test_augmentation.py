@@ -5,16 +5,8 @@ from detectron2.projects.point_rend import ColorAugSSDTransform, add_pointrend_c
 from fvcore.transforms.transform import CropTransform, PadTransform
 
 from fapn_d2 import add_fapn_config
-from fapn_d2.data.augmentation import (
-    ColorPadTransform,
-    PadToSize,
-    PointInput,
-    RandomCropAroundPoint,
-    RandomScale,
-    ResizedCrop,
-    build_augmentations,
-    for_instance_masks,
-)
+from fapn_d2.data.augmentation import RandomScale, build_augmentations, for_instance_masks
+from fapn_d2.data.cropping import ColorPadTransform, PadToSize, PointInput, RandomCropAroundPoint, ResizedCrop
 
 
 def _image(h, w):

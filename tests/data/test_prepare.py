@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fapn_d2.data.camvid import CLASSES
+from fapn_d2.data.datasets.camvid import CLASSES
 
 
 def _program(name):

@@ -11,9 +11,9 @@ from detectron2.data.datasets.cityscapes import load_cityscapes_instances, load_
 from detectron2.data.datasets.cityscapes_panoptic import load_cityscapes_panoptic
 from PIL import Image
 
-from fapn_d2.data.cityscapes import lending
+from fapn_d2.data.datasets.cityscapes import lending
 from tests.datasets.programs import run
-from tests.toy_cityscapes import make_tree
+from tests.toys.cityscapes import make_tree
 
 pytest.importorskip("cityscapesscripts")
 

@@ -9,7 +9,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from PIL import Image
 
-from fapn_d2.data.coco_panoptic import stuff_classes
+from fapn_d2.data.datasets.coco_panoptic import stuff_classes
 from tests.datasets.programs import run
 
 IMAGE, LABEL = "000000000139.jpg", "000000000139.png"

@@ -9,7 +9,7 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from PIL import Image
 from scipy.io import savemat
 
-from fapn_d2.data.coco_stuff import CLASSES, NEVER_LABELLED, labelled_ids
+from fapn_d2.data.datasets.coco_stuff import CLASSES, NEVER_LABELLED, labelled_ids
 from tests.datasets.programs import run
 
 SIZE = (6, 9)

@@ -7,11 +7,11 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from fapn_d2.config.loading import load_config
 from fapn_d2.data import check_dataset
-from fapn_d2.data.mapillary import COLORS, label_folder
+from fapn_d2.data.datasets.mapillary import COLORS, label_folder
 from fapn_d2.data.reading import read_labels
-from fapn_d2.engine.config_loading import load_config
-from fapn_d2.engine.ledger import CONFIGS
+from fapn_d2.reproduction.ledger import CONFIGS
 from tests.datasets.programs import run
 
 CONFIG = str(CONFIGS / "sfnet" / "semantic_R_18_SFNet_mapillary.yaml")

@@ -6,7 +6,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from scipy.io import savemat
 
-from fapn_d2.data.pascal_context import CLASSES
+from fapn_d2.data.datasets.pascal_context import CLASSES
 from tests.datasets.programs import run
 
 SPLITS = {"train": ["2008_000002", "2009_000015"], "val": ["2008_000003"]}

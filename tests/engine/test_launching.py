@@ -8,7 +8,8 @@ import time
 import pytest
 import torch
 
-from fapn_d2.engine.launching import _passing_signals_to, launch, user_errors_as_messages
+from fapn_d2.engine.launching import _passing_signals_to, launch
+from fapn_d2.messages import user_errors_as_messages
 
 
 def test_one_process_is_a_call():

@@ -6,7 +6,8 @@ import torch
 from detectron2.utils import comm
 from torch import nn
 
-from fapn_d2.engine.parallel import distribute, share_buffers, without_sync_bn
+from fapn_d2.engine.parallel import distribute, share_buffers
+from fapn_d2.meta_arch.build import without_sync_bn
 
 
 def network() -> nn.Module:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fapn_d2.engine import load_config
+from fapn_d2.config.loading import load_config
 from fapn_d2.engine.precision import amp_dtype
 
 

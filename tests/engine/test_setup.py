@@ -7,7 +7,8 @@ import re
 import pytest
 import torch
 
-from fapn_d2.engine import argument_parser, load_config, prepare_config, setup
+from fapn_d2.config.loading import load_config
+from fapn_d2.engine import argument_parser, prepare_config, setup
 
 
 def arguments(*words: str):

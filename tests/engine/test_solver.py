@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
 
-from fapn_d2.engine import load_config
+from fapn_d2.config.loading import load_config
 from fapn_d2.engine.solver import build_lr_scheduler, build_optimizer
 
 

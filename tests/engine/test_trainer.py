@@ -14,12 +14,12 @@ from detectron2.engine import HookBase
 from PIL import Image
 
 from fapn_d2.engine import Trainer, evaluate
-from fapn_d2.engine.hooks import EXIT_STOPPED
 from fapn_d2.engine.train_step import NonFiniteLossError
 from fapn_d2.evaluation.sem_seg import confusion_matrix
 from fapn_d2.evaluation.sem_seg import scores as scores_of
+from fapn_d2.messages import EXIT_STOPPED
 
-from .toys import losses_of, same_weights, toy_config
+from ..toys.training import losses_of, same_weights, toy_config
 
 NO_EVALUATION = ("DATASETS.TEST", "()")
 CLASS_UNIFORM = ("DATALOADER.SAMPLER_TRAIN", "ClassUniformSampler")

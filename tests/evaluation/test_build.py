@@ -7,10 +7,10 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
-from fapn_d2.engine import load_config
+from fapn_d2.config.loading import load_config
 from fapn_d2.evaluation import SemSegEvaluator, build_evaluator
 from fapn_d2.evaluation.build import EvaluatorPerOutput
-from tests.toy_cityscapes import make_tree
+from tests.toys.cityscapes import make_tree
 
 
 @pytest.fixture

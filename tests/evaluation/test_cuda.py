@@ -6,7 +6,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from tests.datasets.programs import run
 from tests.evaluation import test_processes as toy
-from tests.toy_cityscapes import make_tree
+from tests.toys.cityscapes import make_tree
 
 DEVICES = ("cpu", "cuda")
 

@@ -10,7 +10,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOPanopticEvaluator
 from PIL import Image
 
-from fapn_d2.evaluation.panoptic import PanopticEvaluator, read_segment_ids, write_segment_ids
+from fapn_d2.data.panoptic_png import read_segment_ids, write_segment_ids
+from fapn_d2.evaluation.panoptic import PanopticEvaluator
 from fapn_d2.evaluation.panoptic_counts import PanopticCounts
 
 CATEGORIES = [{"id": i, "isthing": int(i % 3 != 0), "name": f"c{i}"} for i in (3, 7, 8, 9, 20)]

@@ -12,13 +12,13 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 
 from fapn_d2.engine.launching import launch
-from fapn_d2.evaluation.cityscapes import CityscapesSemSegEvaluator
-from fapn_d2.evaluation.cityscapes_instance import CityscapesInstanceEvaluator
+from fapn_d2.evaluation.cityscapes.instance import CityscapesInstanceEvaluator
+from fapn_d2.evaluation.cityscapes.semantic import CityscapesSemSegEvaluator
 from fapn_d2.evaluation.coco import FastCOCOEvaluator
 from fapn_d2.evaluation.panoptic import PanopticEvaluator
 from fapn_d2.evaluation.sem_seg import SemSegEvaluator
 from tests.datasets.programs import run
-from tests.toy_cityscapes import make_tree
+from tests.toys.cityscapes import make_tree
 
 pytest.importorskip("cityscapesscripts")
 NAME, SIZE, IMAGES = "toy_processes", (96, 160), 5

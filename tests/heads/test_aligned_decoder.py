@@ -12,8 +12,8 @@ from detectron2.modeling.meta_arch import build_sem_seg_head
 from torch.nn import functional as F
 
 from fapn_d2 import add_fapn_config
-from fapn_d2.heads.sfnet_keys import sfnet_state_to_ours
-from tests.necks.toys import GivenMaps
+from fapn_d2.checkpoint.keys.sfnet import sfnet_state_to_ours
+from tests.toys.pyramids import GivenMaps
 
 CHANNELS = {"res3": 12, "res4": 16, "res5": 32}
 ONLY_DF1_HAS = "backbone.stage5.0.conv1.weight"

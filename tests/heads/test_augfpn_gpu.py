@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ..toy_detectors import toy_detector, toy_inputs, train_step, without_gradient
+from ..toys.detectors import toy_detector, toy_inputs, train_step, without_gradient
 
 DETECTORS = ["", "ConsistentRetinaNet", "ConsistentFCOS"]
 

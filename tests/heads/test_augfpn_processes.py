@@ -8,7 +8,7 @@ from detectron2.utils.events import EventStorage
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
-from ..toy_detectors import toy_detector, toy_inputs
+from ..toys.detectors import toy_detector, toy_inputs
 
 
 def steps(rank, port, one_stage):

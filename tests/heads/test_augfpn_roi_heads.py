@@ -7,11 +7,11 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.structures import Boxes, Instances
 
-from fapn_d2.engine import Checkpointer
+from fapn_d2.checkpoint.checkpointer import Checkpointer
 from fapn_d2.heads.shared_mask_targets import SharedMaskTargets
 from fapn_d2.heads.soft_roi_selection import SoftRoISelection
 
-from ..toy_detectors import toy_detector, toy_inputs, train_step, without_gradient
+from ..toys.detectors import toy_detector, toy_inputs, train_step, without_gradient
 
 OFF = {
     "CS": ["MODEL.CONSISTENT_SUPERVISION.MODE", "none"],

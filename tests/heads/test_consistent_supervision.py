@@ -12,10 +12,10 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn import functional as F
 
+from fapn_d2.checkpoint.keys.augfpn import augfpn_state_to_official, augfpn_state_to_ours
 from fapn_d2.heads.consistent_supervision import ConsistentSupervision, build_consistent_supervision
-from fapn_d2.necks.augfpn_keys import augfpn_state_to_official, augfpn_state_to_ours
 
-from ..toy_detectors import toy_detector, toy_detector_cfg
+from ..toys.detectors import toy_detector, toy_detector_cfg
 
 POOLER = dict(output_size=7, sampling_ratio=2, pooler_type="ROIAlign")
 STRIDES = (4, 8, 16, 32)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from .deform_conv_inputs import never_small
+from .deform_conv.inputs import never_small
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from fapn_d2.layers.cpu_threads import spread
-from fapn_d2.layers.deform_conv import modulated_deform_conv2d
+from fapn_d2.layers.deform_conv.module import modulated_deform_conv2d
 
-from .deform_conv_inputs import make_inputs
+from .deform_conv.inputs import make_inputs
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5, 6], indirect=True)

@@ -3,12 +3,7 @@
 import pytest
 import torch
 
-from fapn_d2.layers.spatial_fusion import (
-    FUSIONS,
-    AdaptiveChannelFusion,
-    AdaptiveSpatialFusion,
-    build_fusion,
-)
+from fapn_d2.layers.spatial_fusion import FUSIONS, AdaptiveChannelFusion, AdaptiveSpatialFusion, build_fusion
 
 
 def maps(n=3, batch=2, channels=4, size=(5, 6), requires_grad=False):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
-from ..toy_detectors import toy_detector, toy_inputs, train_step, without_gradient
+from ..toys.detectors import toy_detector, toy_inputs, train_step, without_gradient
 
 PLAIN = {"ConsistentRetinaNet": "RetinaNet", "ConsistentFCOS": "FCOS"}
 AUXILIARY = {f"loss_{kind}_lateral{i}" for kind in ("cls", "box_reg") for i in (3, 4, 5)}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.modeling.meta_arch import fcos
 
-from ..toy_detectors import CLASSES, toy_detector, toy_detector_cfg, toy_inputs, train_step, without_gradient
+from ..toys.detectors import CLASSES, toy_detector, toy_detector_cfg, toy_inputs, train_step, without_gradient
 
 
 def built_in_python(**options):

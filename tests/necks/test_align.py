@@ -4,10 +4,10 @@ import pytest
 import torch
 from detectron2.modeling import build_backbone
 
-from fapn_d2.layers.deform_conv import ModulatedDeformConv2d
+from fapn_d2.layers.deform_conv.module import ModulatedDeformConv2d
 from fapn_d2.necks.strategies.align import Deconvolution
 
-from .toys import toy_cfg, toy_maps, toy_pyramid
+from ..toys.pyramids import toy_cfg, toy_maps, toy_pyramid
 
 
 def bilinear_deconvolution():

@@ -7,9 +7,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
 from torch.nn import functional as F
 
-from fapn_d2.necks.augfpn_keys import augfpn_state_to_official, augfpn_state_to_ours
+from fapn_d2.checkpoint.keys.augfpn import augfpn_state_to_official, augfpn_state_to_ours
 
-from .toys import GivenMaps, toy_cfg, toy_maps, toy_pyramid
+from ..toys.pyramids import GivenMaps, toy_cfg, toy_maps, toy_pyramid
 
 SMALL = {"res2": 8, "res3": 16, "res4": 32, "res5": 64}
 

@@ -6,11 +6,11 @@ from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
 
-from fapn_d2.config import STRATEGY_KEYS
+from fapn_d2.config.keys import STRATEGY_KEYS
 from fapn_d2.necks.presets import PRESETS, Split
 from fapn_d2.necks.registry import ALIGNS, CONTEXTS, FUSES, LATERALS, MERGES, OUTPUTS
 
-from .toys import CHANNELS, toy_cfg, toy_maps, toy_pyramid
+from ..toys.pyramids import CHANNELS, toy_cfg, toy_maps, toy_pyramid
 
 # What else must be set for a strategy that does not go with the FaPN preset.
 COMPANIONS = {"topdown_only": {"ALIGN": "bilinear"}}

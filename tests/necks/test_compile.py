@@ -6,7 +6,7 @@ from torch._dynamo.utils import counters
 
 from fapn_d2.necks.presets import PRESETS
 
-from .toys import toy_maps, toy_pyramid
+from ..toys.pyramids import toy_maps, toy_pyramid
 
 #: Images; none has a map as high as it is wide or as the batch is large, which torch.compile would take for a rule.
 SIZES = [(96, 160), (65, 130), (200, 300)]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from fapn_d2.necks.official_keys import fapn_key_to_official, fapn_key_to_ours
+from fapn_d2.checkpoint.keys.fapn import fapn_key_to_official, fapn_key_to_ours
 
-from .toys import toy_maps, toy_pyramid
+from ..toys.pyramids import toy_maps, toy_pyramid
 
 CASES = {
     "small_gn_p6p7": dict(features=("res2", "res3", "res4", "res5"), norm="GN"),

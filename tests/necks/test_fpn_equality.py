@@ -8,7 +8,7 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P
 
 from fapn_d2 import add_fapn_config
 
-from .toys import GivenMaps, toy_maps, toy_pyramid
+from ..toys.pyramids import GivenMaps, toy_maps, toy_pyramid
 
 TOP_BLOCKS = {
     "none": lambda: None,

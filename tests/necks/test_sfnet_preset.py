@@ -13,7 +13,7 @@ from detectron2.utils.events import EventStorage
 from fapn_d2 import add_fapn_config
 from fapn_d2.layers.flow_align import FlowAlign
 
-from .toys import toy_maps, toy_pyramid
+from ..toys.pyramids import toy_maps, toy_pyramid
 
 ZOO = Path(detectron2.__file__).parent / "model_zoo" / "configs"
 SFNET = dict(name="build_resnet_sfnet_backbone", norm="BN")

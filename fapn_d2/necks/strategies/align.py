@@ -3,11 +3,10 @@
 import fvcore.nn.weight_init as weight_init
 from torch import nn
 
-from fapn_d2.layers.deform_conv_backend import check_backend
-from fapn_d2.layers.feature_align import FeatureAlign
-from fapn_d2.layers.flow_align import FlowAlign
-from fapn_d2.layers.resize import resize_to
-
+from ...layers.deform_conv.backend import check_backend
+from ...layers.feature_align import FeatureAlign
+from ...layers.flow_align import FlowAlign
+from ...layers.resize import resize_to
 from ..registry import ALIGNS
 
 

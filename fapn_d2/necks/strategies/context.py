@@ -2,11 +2,10 @@
 
 from torch import nn
 
-from fapn_d2.layers.aspp import ASPP, DenseASPP
-from fapn_d2.layers.non_local import NonLocalContext
-from fapn_d2.layers.pyramid_pooling import PyramidPooling
-from fapn_d2.layers.residual_augmentation import ResidualAugmentation
-
+from ...layers.aspp import ASPP, DenseASPP
+from ...layers.non_local import NonLocalContext
+from ...layers.pyramid_pooling import PyramidPooling
+from ...layers.residual_augmentation import ResidualAugmentation
 from ..registry import CONTEXTS
 
 

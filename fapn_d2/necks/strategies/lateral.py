@@ -3,10 +3,8 @@
 import fvcore.nn.weight_init as weight_init
 from detectron2.layers import Conv2d, get_norm
 
-from fapn_d2.layers.feature_selection import FeatureSelection
-from fapn_d2.layers.initialization import xavier_uniform
-from fapn_d2.layers.pyramid_pooling import conv_norm_relu
-
+from ...layers.conv import conv_norm_relu, xavier_uniform
+from ...layers.feature_selection import FeatureSelection
 from ..registry import LATERALS, Level
 
 

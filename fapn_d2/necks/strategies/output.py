@@ -4,8 +4,7 @@ import fvcore.nn.weight_init as weight_init
 from detectron2.layers import Conv2d, get_norm
 from torch import nn
 
-from fapn_d2.layers.pyramid_pooling import conv_norm_relu
-
+from ...layers.conv import conv_norm_relu
 from ..registry import OUTPUTS, Level
 
 

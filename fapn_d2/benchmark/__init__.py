@@ -1,0 +1,1 @@
+"""Time and memory, always beside an alternative in the same run."""

@@ -1,0 +1,1 @@
+"""Weights on disk: saving, safe reading, fitting them to a network, and converting names."""

@@ -1,0 +1,186 @@
+"""Checkpoints of the papers' official code -> ours, and back.
+
+The papers' key maps are beside their networks; here is what they share: reading a file without running it, prefixes,
+buffers that old versions of Detectron2 saved, the comparison with a network, and the report.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import Tensor
+
+from .keys.augfpn import augfpn_state_to_official, augfpn_state_to_ours
+from .keys.fapn import fapn_state_to_official, fapn_state_to_ours
+from .keys.sfnet import sfnet_state_to_official, sfnet_state_to_ours
+from .weight_files import read_weights
+
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """How the state dicts of a paper's official code and ours become each other; both raise ValueError."""
+
+    to_ours: Callable[[State], dict[str, Tensor]]
+    to_official: Callable[[State], dict[str, Tensor]]
+
+
+KEY_MAPS: dict[str, KeyMap] = {
+    "augfpn": KeyMap(augfpn_state_to_ours, augfpn_state_to_official),
+    "fapn": KeyMap(fapn_state_to_ours, fapn_state_to_official),
+    "sfnet": KeyMap(sfnet_state_to_ours, sfnet_state_to_official),
+}
+DIRECTIONS = ("ours", "official")
+
+# DistributedDataParallel's.
+_WRAPPER = "module."
+# Detectron2 saved these until 2021 and makes them from the config since.
+_CONSTANTS = re.compile(r"(^|\.)(pixel_mean|pixel_std|anchor_generator\.cell_anchors\.\d+)$")
+# Names that PointRend's mask head had until 2021; Detectron2 renames them only for a head class that is not ours.
+_OLD_POINTREND = (
+    ("roi_heads.mask_coarse_head.coarse_mask_fc", "roi_heads.mask_head.coarse_head.fc"),
+    ("roi_heads.mask_coarse_head.", "roi_heads.mask_head.coarse_head."),
+    ("roi_heads.mask_point_head.", "roi_heads.mask_head.point_head."),
+)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """The outcome of a conversion."""
+
+    weights: dict[str, Tensor]
+    renamed: list[tuple[str, str]]  #: (old, new) names, in the order of the old state dict
+    rearranged: list[str]  #: new names whose values are in another order or number (classes, background)
+    unchanged: list[str]
+    dropped: list[str]  #: old names that have no counterpart
+
+    def report(self) -> str:
+        """What was renamed, line by line, then the counts."""
+        width = max((len(old) for old, _ in self.renamed), default=0)
+        moved = set(self.rearranged)
+        lines = [f"{old:{width}} -> {new}{' (rearranged)' if new in moved else ''}" for old, new in self.renamed]
+        lines += [f"{name} (rearranged)" for name in self.unchanged if name in moved]
+        lines += [f"{old:{width}} dropped" for old in self.dropped]
+        lines.append(f"{len(self.renamed)} renamed, {len(self.unchanged)} unchanged, {len(self.dropped)} dropped")
+        return "\n".join(lines)
+
+
+def convert_state(state: Mapping[str, Tensor | np.ndarray], *, paper: str, to: str) -> Conversion:
+    """Convert a state dict.
+
+    Args:
+        state: name -> tensor or array; the prefix ``module.`` of a wrapped network is removed.
+        paper: key of KEY_MAPS.
+        to: one of DIRECTIONS.
+
+    Raises:
+        ValueError: unknown ``paper`` or ``to``, or names that are not those of the paper's network.
+    """
+    if paper not in KEY_MAPS:
+        raise ValueError(f"there is no converter for {paper!r}; there is for {', '.join(KEY_MAPS)}")
+    if to not in DIRECTIONS:
+        raise ValueError(f"a checkpoint can be converted to {' or '.join(DIRECTIONS)}, not to {to!r}")
+    kept, sources, dropped = {}, {}, []
+    for old, value in state.items():
+        name = _plain_name(old, to)
+        if _CONSTANTS.search(name):
+            dropped.append(old)
+        elif name in kept:
+            raise ValueError(f"{sources[name]} and {old} would both become {name}")
+        else:
+            kept[name], sources[name] = torch.as_tensor(value), old
+    convert = getattr(KEY_MAPS[paper], f"to_{to}")
+    weights = convert(kept)
+    origin = _trace(convert, kept)
+    pairs = [(sources[old], new) for new, old in origin.items()]
+    arrived = set(origin.values())
+    return Conversion(
+        weights=weights,
+        renamed=[(old, new) for old, new in pairs if old != new],
+        rearranged=[new for new, old in origin.items() if not _same(weights[new], kept[old])],
+        unchanged=[new for old, new in pairs if old == new],
+        dropped=dropped + [sources[name] for name in kept if name not in arrived],
+    )
+
+
+def convert_file(source: str, target: str, *, paper: str, to: str, cfg: CfgNode | None = None) -> Conversion:
+    """Convert ``source`` and write ``{"model": state dict}`` to ``target`` (.pth).
+
+    Args:
+        source: a file that ``weight_files.read_weights`` reads; a training run's other content is not carried over.
+        target: where to write; must not exist, so that no checkpoint is lost.
+        paper, to: as for :func:`convert_state`.
+        cfg: a config whose network the weights on our side must fill exactly.
+
+    Raises:
+        FileNotFoundError: there is no ``source``.
+        ValueError: as :func:`convert_state` and ``read_weights``; the weights do not fit the network; ``target``
+            exists or is not named .pth. Nothing is written then.
+    """
+    if os.path.exists(target) or not target.endswith(".pth"):
+        raise ValueError(f"{target} {'exists already' if os.path.exists(target) else 'must end with .pth'}")
+    conversion = convert_state(read_weights(source)["model"], paper=paper, to=to)
+    if cfg is not None:
+        ours = conversion.weights if to == "ours" else KEY_MAPS[paper].to_ours(conversion.weights)
+        check_fits(ours, cfg)
+    folder = os.path.dirname(target)
+    if folder:
+        os.makedirs(folder, exist_ok=True)
+    partial = f"{target}.partial"
+    torch.save({"model": conversion.weights}, partial)
+    os.replace(partial, target)
+    return conversion
+
+
+def check_fits(weights: State, cfg: CfgNode) -> None:
+    """Compare names and shapes with the network of a config, without making its parameters.
+
+    Raises:
+        ValueError: weights are missing, unexpected or of another shape; names the first of each.
+    """
+    cfg = cfg.clone()
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        shapes = {name: tuple(value.shape) for name, value in build_model(cfg).state_dict().items()}
+    # Counters of batches say nothing about the weights, and older PyTorch did not have them.
+    missing = [n for n in shapes if n not in weights and not n.endswith("num_batches_tracked")]
+    unexpected = [name for name in weights if name not in shapes]
+    wrong = [
+        f"{name} ({tuple(value.shape)}, in the network {shapes[name]})"
+        for name, value in weights.items()
+        if shapes.get(name, tuple(value.shape)) != tuple(value.shape)
+    ]
+    named = (("missing", missing), ("not in the network", unexpected), ("of another shape", wrong))
+    problems = [f"{len(names)} {what}: {_few(names)}" for what, names in named if names]
+    if problems:
+        raise ValueError(f"the weights do not fit the network of the config; {'; '.join(problems)}")
+
+
+def _plain_name(name: str, to: str) -> str:
+    name = name.removeprefix(_WRAPPER)
+    for old, new in _OLD_POINTREND if to == "ours" else ():
+        if name.startswith(old):
+            return new + name[len(old) :]
+    return name
+
+
+def _trace(convert: Callable[[State], dict[str, Tensor]], state: State) -> dict[str, str]:
+    """New name -> old name, found by sending tensors of the same shapes, filled with their number, the same way."""
+    names = list(state)
+    numbered = {name: torch.tensor(float(i + 1)).expand(state[name].shape) for i, name in enumerate(names)}
+    # Zeros may be added on the way, so the number of the source is the maximum.
+    return {new: names[int(value.max()) - 1] for new, value in convert(numbered).items()}
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b))
+
+
+def _few(names: list[str], n: int = 3) -> str:
+    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")

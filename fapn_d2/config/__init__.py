@@ -1,0 +1,1 @@
+"""Keys with their defaults, loading of YAML files, and the hash of a config."""

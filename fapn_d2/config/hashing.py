@@ -1,0 +1,64 @@
+"""One short hash for a config: equal for runs that compute the same."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from .loading import default_config, leaves
+
+#: Keys that say where and how a run goes, not what comes out.
+_PLACE = (
+    "OUTPUT_DIR",
+    "SEED",
+    "VERSION",
+    "VIS_PERIOD",
+    "MODEL.DEVICE",
+    "MODEL.NECK.DEFORM.BACKEND",
+    "DATALOADER.NUM_WORKERS",
+    "DATALOADER.CLASS_UNIFORM.CACHE",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "TEST.EVAL_PERIOD",
+    "TEST.BACKEND",
+    "TEST.KEEP_PREDICTIONS",
+    "TEST.SEM_SEG.BATCH",
+    "TEST.SEM_SEG.ACCUMULATE",
+)
+
+
+#: Keys (and sections) that only scoring reads.
+_SCORING = ("TEST", "DATASETS.TEST", "DATASETS.PROPOSAL_FILES_TEST", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST")
+
+
+def config_hash(cfg: CfgNode, *, without: Sequence[str] = (), pretraining: str = "") -> str:
+    """12 hexadecimal digits for all keys that differ from their defaults, but those in ``without`` and below.
+
+    Keys that the project gets later leave it as it is, as long as their defaults change nothing.
+
+    Args:
+        cfg: a resolved config.
+        without: keys and sections that do not count.
+        pretraining: :func:`training_hash` of the training whose weights this one starts from; "" where
+            MODEL.WEIGHTS says where it starts.
+    """
+    defaults = {key: _plain(value) for key, value in leaves(default_config())}
+    left_out = (*_PLACE, *without)
+    changed = {
+        key: _plain(value)
+        for key, value in leaves(cfg)
+        if _plain(value) != defaults.get(key) and not any(f"{key}.".startswith(f"{name}.") for name in left_out)
+    }
+    if pretraining:
+        changed["pretraining"] = pretraining
+    return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def training_hash(cfg: CfgNode, *, pretraining: str = "") -> str:
+    """:func:`config_hash` without the keys that only scoring reads: the same for configs that train alike."""
+    return config_hash(cfg, without=_SCORING, pretraining=pretraining)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

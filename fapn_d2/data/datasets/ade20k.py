@@ -1,0 +1,38 @@
+"""ADE20K with the 150 classes of the scene parsing challenge.
+
+Detectron2 registers ``ade20k_sem_seg_{train,val}``; ``datasets/prepare_ade20k.py`` makes the label images they need
+from those of ``ADEChallengeData2016``, which count from 1 and call unlabelled pixels 0. Colours are added here.
+"""
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+
+from ..reading import read_labels
+from .conversion import LabelFile
+from .palette import palette
+
+FOLDER = "ADEChallengeData2016"
+NUM_CLASSES = 150
+IGNORE_LABEL = 255
+#: Folder of a split -> number of its images.
+SPLITS = {"training": 20210, "validation": 2000}
+
+
+def convert(file: LabelFile) -> np.ndarray:
+    """(H, W) uint8 classes 0..149 and 255 from a label image with 1..150 and 0.
+
+    Raises:
+        ValueError: there are other values, as in the full ADE20K.
+    """
+    labels = read_labels(str(file.source))
+    if labels.max() > NUM_CLASSES:
+        raise ValueError(f"it holds the label {labels.max()}; those of the challenge are 0..{NUM_CLASSES}")
+    return labels.astype(np.uint8) - np.uint8(1)  # 0 wraps round to 255
+
+
+def complete_ade20k() -> None:
+    """Colours for Detectron2's ADE20K."""
+    for name in ("ade20k_sem_seg_train", "ade20k_sem_seg_val"):
+        metadata = MetadataCatalog.get(name)
+        if not metadata.get("stuff_colors"):
+            metadata.set(stuff_colors=palette(NUM_CLASSES))

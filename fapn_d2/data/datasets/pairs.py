@@ -1,0 +1,69 @@
+"""Images and label files that belong together by their stems."""
+
+import os
+from pathlib import Path
+
+from ...messages import some
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+LABEL_SUFFIXES = (".png",)
+
+
+def stems(folder: str | os.PathLike, suffixes: tuple[str, ...], *, mend: str, what: str = "files") -> dict[str, Path]:
+    """Stem -> path of the files in ``folder`` that end in one of ``suffixes`` (any case).
+
+    A suffix may be more than an extension: with ``_leftImg8bit.png`` the stem is what stands before it.
+
+    Raises:
+        FileNotFoundError: the folder is absent or holds no such file; the message ends in ``mend``.
+        ValueError: two files have the same stem.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"folder {folder} is absent; expected {what} ({', '.join(suffixes)}) in it. {mend}")
+    found: dict[str, Path] = {}
+    for entry in os.scandir(folder):
+        suffix = next((s for s in suffixes if entry.name.lower().endswith(s.lower())), None)
+        if suffix is None:
+            continue
+        stem = entry.name[: -len(suffix)]
+        if stem in found:
+            raise ValueError(f"{folder} holds both {found[stem].name} and {entry.name}; keep one of them")
+        found[stem] = folder / entry.name
+    if not found:
+        raise FileNotFoundError(f"folder {folder} holds no {what} ({', '.join(suffixes)}). {mend}")
+    return found
+
+
+def pair_files(
+    image_root: str | os.PathLike,
+    label_root: str | os.PathLike,
+    *,
+    mend: str,
+    image_suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
+    label_suffixes: tuple[str, ...] = LABEL_SUFFIXES,
+) -> list[tuple[Path, Path]]:
+    """(image, label) for each stem, sorted. Every image must have its label and every label its image.
+
+    Detectron2's own loader takes what is common to both folders and only warns, so that a half-copied data set trains
+    on half the images.
+
+    Raises:
+        FileNotFoundError: see :func:`stems`; or images without labels, labels without images, counted and the first
+            few named; the message ends in ``mend``.
+    """
+    images = stems(image_root, image_suffixes, mend=mend, what="images")
+    labels = stems(label_root, label_suffixes, mend=mend, what="labels")
+    if not images.keys() & labels.keys():
+        raise FileNotFoundError(
+            f"no image in {image_root} has a label of the same name in {label_root}: images are named "
+            f"{some(images)}, labels {some(labels)}. {mend}"
+        )
+    problems = []
+    if alone := images.keys() - labels.keys():
+        problems.append(f"{len(alone)} of {len(images)} images in {image_root} have no label ({some(alone)})")
+    if alone := labels.keys() - images.keys():
+        problems.append(f"{len(alone)} of {len(labels)} labels in {label_root} have no image ({some(alone)})")
+    if problems:
+        raise FileNotFoundError(f"{'; '.join(problems)}. {mend}")
+    return [(images[stem], labels[stem]) for stem in sorted(images)]

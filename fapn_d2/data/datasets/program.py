@@ -1,0 +1,38 @@
+"""The command line that all ``datasets/prepare_*.py`` share."""
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .catalog import data_root
+
+
+def parser(documentation: str, folder: str) -> argparse.ArgumentParser:
+    """The command line of a program in ``datasets/``: ``--root`` and ``--workers``.
+
+    Args:
+        documentation: the program's docstring.
+        folder: name of the data set's folder below the data root.
+    """
+    made = argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument(
+        "--root", type=Path, help=f"folder of the data set (default: {folder} in $DETECTRON2_DATASETS or in datasets)"
+    )
+    made.add_argument(
+        "--workers", type=int, default=min(8, os.cpu_count() or 1), help="processes (default %(default)s)"
+    )
+    made.set_defaults(folder=folder)
+    return made
+
+
+def run_program(made: argparse.ArgumentParser, main: Callable, arguments: Sequence[str] | None) -> None:
+    """Parse, run ``main(root, args)``, print what it returns; what a user can mend ends the program with a message."""
+    args = made.parse_args(arguments)
+    root = args.root or Path(data_root()) / args.folder
+    try:
+        if not root.is_dir():
+            raise FileNotFoundError(f"folder {root} is absent; unpack the download there, or give its place by --root")
+        print(f"{root}: {main(root, args)}")
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error

@@ -1,0 +1,217 @@
+"""A panoptic FaPN and its FPN twin trained, scored and timed alike: what ``make demo`` runs."""
+
+import contextlib
+import json
+import logging
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.engine import HookBase
+from detectron2.utils.env import seed_all_rng
+from torch import nn
+from tqdm import tqdm
+
+from ..config.loading import load_config
+from ..engine.provenance import describe_run
+from ..engine.trainer import Trainer
+from ..inference.trained import use_available_device
+from ..reproduction.runs import read_losses
+
+#: Name in tables and pictures -> config. The first is the yardstick.
+TWINS = {
+    "FPN": "quickstart/panoptic_FPN_shapes.yaml",
+    "FaPN": "quickstart/panoptic_FaPN_shapes.yaml",
+}
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+#: Column -> (task, metric) in the evaluators' results.
+SCORES = {
+    "box AP": ("bbox", "AP"),
+    "mask AP": ("segm", "AP"),
+    "PQ": ("panoptic_seg", "PQ"),
+    "mIoU": ("sem_seg", "mIoU"),
+}
+HEADER = ("network", *SCORES, "parameters", "ms per image")
+#: For each column of HEADER: which number is better.
+BETTER = (None, "max", "max", "max", "max", None, "min")
+
+
+@dataclass
+class Twin:
+    """One trained and scored network."""
+
+    name: str
+    cfg: CfgNode
+    model: nn.Module  #: in eval mode
+    results: dict  #: {task: {metric: value}}
+    losses: dict[str, list[tuple[int, float]]]  #: name -> (iteration, loss), smoothed as Detectron2 logs it
+    seconds: float  #: training and scoring, wall clock
+    record: dict  #: of ``describe_run``
+    milliseconds: float = float("nan")  #: median time for one image
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+    def row(self) -> list[str]:
+        """Texts for the columns of HEADER."""
+        scores = [f"{self.results[task][metric]:.1f}" for task, metric in SCORES.values()]
+        return [self.name, *scores, f"{self.parameters / 1e6:.2f} M", f"{self.milliseconds:.0f}"]
+
+
+def run_demo(folder: str | Path, *, shrink: float = 1.0, opts: Sequence[str] = ()) -> list[Twin]:
+    """Train, score and time both networks of TWINS with the same seed, data and schedule.
+
+    Args:
+        folder: each network gets a sub-folder with checkpoint, config, ``metrics.json`` and ``results.json``;
+            ``log.txt`` has what Detectron2 says.
+        shrink: factor on the number of iterations, in (0, 1].
+        opts: KEY VALUE pairs for both configs.
+
+    Returns:
+        The networks in the order of TWINS.
+
+    Raises:
+        ValueError: ``shrink`` is out of range, or an option that is unknown or of the wrong type.
+    """
+    if not 0 < shrink <= 1:
+        raise ValueError(f"--shrink takes a factor in (0, 1], got {shrink:g}")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    configs = {name: demo_config(name, folder / name, shrink=shrink, opts=opts) for name in TWINS}
+    with _talk_to_file(folder / "log.txt"):
+        for dataset in {d for cfg in configs.values() for d in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)}:
+            DatasetCatalog.get(dataset)  # generated on first use, before the clock of the first network runs
+        twins = [train_twin(name, cfg) for name, cfg in configs.items()]
+        time_twins(twins)
+    return twins
+
+
+def demo_config(name: str, folder: Path, *, shrink: float, opts: Sequence[str]) -> CfgNode:
+    """The frozen config of one network, on the GPU if there is one, with its iterations shrunk."""
+    cfg = load_config(str(CONFIGS / TWINS[name]), ["OUTPUT_DIR", str(folder), *opts])
+    use_available_device(cfg)
+    cfg.SOLVER.MAX_ITER = max(2, round(cfg.SOLVER.MAX_ITER * shrink))
+    cfg.SOLVER.WARMUP_ITERS = min(cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.MAX_ITER // 2)
+    cfg.freeze()
+    return cfg
+
+
+def train_twin(name: str, cfg: CfgNode) -> Twin:
+    """Train and score with the ``Trainer`` that tools/train_net.py uses, showing a bar with time left and loss."""
+    start = time.perf_counter()
+    folder = Path(cfg.OUTPUT_DIR)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(cfg.dump())
+    metrics = folder / "metrics.json"
+    metrics.unlink(missing_ok=True)  # Detectron2 appends, and an earlier demo's losses are no part of this one
+    seed_all_rng(cfg.SEED)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    # First among the hooks: the evaluation at the end belongs to no iteration.
+    trainer.register_hooks([ProgressBar(name)])
+    trainer.train()
+    return Twin(
+        name=name,
+        cfg=cfg,
+        model=trainer.model.eval(),
+        results=json.loads((folder / "results.json").read_text()),
+        losses=read_losses(metrics),
+        seconds=time.perf_counter() - start,
+        record=describe_run(cfg, TWINS[name]),
+    )
+
+
+def time_twins(twins: Sequence[Twin], *, images: int = 30) -> None:
+    """Set ``milliseconds``: median over images, one at a time. The networks take turns, so that whatever else the
+    machine does meets both."""
+    loaders = [Trainer.build_test_loader(t.cfg, t.cfg.DATASETS.TEST[0]) for t in twins]
+    times: list[list[float]] = [[] for _ in twins]
+    for i, batches in zip(range(images), zip(*loaders)):
+        for twin, batch, seconds in zip(twins, batches, times):
+            if i == 0:
+                _timed(twin, batch)  # meets cold caches
+            seconds.append(_timed(twin, batch))
+    for twin, seconds in zip(twins, times):
+        twin.milliseconds = 1000 * statistics.median(seconds)
+
+
+def _timed(twin: Twin, batch: list[dict]) -> float:
+    start = time.perf_counter()
+    with torch.no_grad():
+        twin.model(batch)
+    if twin.cfg.MODEL.DEVICE != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+class ProgressBar(HookBase):
+    """One line on the terminal: iterations, time left, loss."""
+
+    def __init__(self, title: str):
+        self.title = title
+
+    def before_train(self) -> None:
+        # Without a terminal each refresh is a line of a log.
+        interval = 0.5 if sys.stderr.isatty() else 20
+        self._bar = tqdm(
+            total=self.trainer.max_iter - self.trainer.start_iter,
+            desc=f"training {self.title:4}",
+            unit="it",
+            mininterval=interval,
+            maxinterval=interval,
+        )
+
+    def after_step(self) -> None:
+        self._bar.set_postfix_str(f"loss {self.trainer.storage.history('total_loss').avg(20):.2f}", refresh=False)
+        self._bar.update()
+        if self.trainer.iter + 1 == self.trainer.max_iter:
+            self._bar.close()
+
+    def after_train(self) -> None:
+        self._bar.close()
+
+
+def text_table(twins: Sequence[Twin]) -> str:
+    """The table of the twins for a terminal."""
+    rows = [list(HEADER), *(twin.row() for twin in twins)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(row[1:], widths[1:]))]) for row in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+@contextlib.contextmanager
+def _talk_to_file(path: Path) -> Iterator[None]:
+    """Send logs, warnings and what the evaluators print to a file; stderr, with the bars and errors, is left alone."""
+    names = ("detectron2", "fapn_d2", "fvcore", "py.warnings", "torch.fx")
+    with open(path, "w") as file:
+        handler = logging.StreamHandler(file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+        loggers = [logging.getLogger(name) for name in names]
+        before = [(logger.level, logger.propagate) for logger in loggers]
+        for logger in loggers:
+            logger.addHandler(handler)
+            logger.setLevel(logging.INFO)
+            logger.propagate = False
+        logging.captureWarnings(True)
+        try:
+            with contextlib.redirect_stdout(file):
+                yield
+        finally:
+            logging.captureWarnings(False)
+            for logger, (level, propagate) in zip(loggers, before):
+                logger.removeHandler(handler)
+                logger.setLevel(level)
+                logger.propagate = propagate
+
+
+def threads() -> int:
+    """CPU threads that torch computes with, as many as there are cores for this process."""
+    return min(torch.get_num_threads(), os.cpu_count() or 1)

@@ -1,0 +1,87 @@
+"""What a run was: command, commit, config hash, versions and device."""
+
+import hashlib
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import detectron2
+import torch
+import torchvision
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from ..version import __version__
+
+
+def describe_run(cfg: CfgNode, config_file: str) -> dict:
+    """What is needed to repeat a run: command, config and its hash, commit, seed, versions, device, time."""
+    ours = cfg.clone()
+    ours.defrost()
+    ours.OUTPUT_DIR, ours.SEED = "", 0  # runs that differ by place and seed alone have one hash
+    on_cuda = cfg.MODEL.DEVICE.startswith("cuda")
+    return {
+        "command": shlex.join(sys.argv),
+        "config_file": config_file,
+        "config_sha256": hashlib.sha256(ours.dump().encode()).hexdigest(),
+        "commit": git_commit(),
+        "seed": cfg.SEED,
+        "processes": comm.get_world_size(),
+        "device": torch.cuda.get_device_name() if on_cuda else platform.processor() or platform.machine(),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": {
+            "fapn_d2": __version__,
+            "detectron2": detectron2.__version__,
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def git_commit() -> str:
+    """Commit of the checkout that this package is in, "+changes" if it was edited; "unknown" outside a checkout."""
+    command = ["git", "-C", os.path.dirname(os.path.abspath(__file__))]
+    try:
+        commit = subprocess.run([*command, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changes = subprocess.run([*command, "status", "--porcelain"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+
+
+PACKAGES = ("torch", "torchvision", "triton", "numpy")
+
+
+def describe_machine(device: torch.device) -> dict[str, object]:
+    """Device, versions, threads and the command: what must be known to compare two tables."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "command": " ".join(["tools/benchmark.py", *sys.argv[1:]]),
+        "commit": git_commit(),
+        "python": platform.python_version(),
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "tf32": torch.backends.cuda.matmul.allow_tf32 if device.type == "cuda" else None,
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,1 @@
+"""Scores of Cityscapes: semantic, instance, and the files that the server reads."""

@@ -1,0 +1,1 @@
+"""A trained network at work: from config and weights to predictions."""

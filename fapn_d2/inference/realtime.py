@@ -1,0 +1,155 @@
+"""Semantic networks at fixed size, as fast as the device allows: folding, layout, precision, compilation, CUDA graph.
+
+Legend: N images, K classes, H x W size of the images.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ..layers.deform_conv.module import ModulatedDeformConv2d
+from ..meta_arch.acceleration import check_compiler, compile_in_place
+from .norm_folding import fold_norms
+from .segmentor import ExportedSegmentor
+
+OUTPUTS = ("labels", "logits")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class RealTimeSegmentor(nn.Module):
+    """A trained semantic network for images of one size::
+
+        fast = RealTimeSegmentor(model, (1024, 2048), dtype=torch.bfloat16, channels_last=True, cuda_graph=True)
+        labels = fast(images)
+
+    The network is copied, so ``model`` stays as it is. The first call compiles and records, and takes long.
+
+    Args:
+        model: a ``SemanticSegmentor`` or ``WholeImageSegmentor`` on the device it is to run on.
+        size: (H, W) in pixels.
+        batch: N.
+        output: "labels" or "logits".
+        dtype: of autocast; float32 is none. Weights of convolutions are rounded once, not at every call.
+        channels_last: layout of weights and maps.
+        compile: by ``torch.compile``, for this size alone.
+        cuda_graph: replay all kernels as one launch. Results are then overwritten by the next call: copy what is kept.
+        fold: batch normalisations into convolutions; see ``fold_norms``.
+
+    Raises:
+        ValueError: a model that is no semantic network, an unknown output or dtype, a CUDA graph or float16 without
+            CUDA, or ``compile`` without a compiler.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        size: tuple[int, int],
+        *,
+        batch: int = 1,
+        output: str = "labels",
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+        compile: bool = False,
+        cuda_graph: bool = False,
+        fold: bool = False,
+    ):
+        super().__init__()
+        self.shape = (batch, 3, *size)
+        self.device = next(model.parameters()).device
+        if output not in OUTPUTS:
+            raise ValueError(f"output {output!r} of a RealTimeSegmentor; allowed: {', '.join(OUTPUTS)}")
+        if dtype not in DTYPES or (dtype is torch.float16 and self.device.type == "cpu"):
+            raise ValueError(f"a RealTimeSegmentor cannot compute in {dtype} on {self.device}")
+        if cuda_graph:
+            check_cuda_graph(self.device)
+        network = ExportedSegmentor(copy.deepcopy(model)).requires_grad_(False)
+        if fold:
+            fold_norms(network)
+        if channels_last:
+            network.to(memory_format=torch.channels_last)
+        if dtype is not torch.float32:
+            _round_weights(network, dtype)
+        self.network = _Network(network, output, dtype)
+        if compile:
+            check_compiler(self.device)
+            compile_in_place(self.network, dynamic=False)
+        self.cuda_graph = cuda_graph
+        self._replay: Callable[[Tensor], Tensor] | None = None
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N,3,H,W), 0 to 255, uint8 or float, in the colour order of the config, on any device.
+
+        Returns:
+            Labels (N,H,W), uint8 for up to 256 classes, else int16; or logits (N,K,H,W). On the network's device.
+
+        Raises:
+            ValueError: images of another shape.
+        """
+        if tuple(images.shape) != self.shape:
+            raise ValueError(f"this RealTimeSegmentor is for images {self.shape}, got {tuple(images.shape)}")
+        if not self.cuda_graph:
+            return self.network(images.to(self.device))
+        if self._replay is None:
+            self._replay = graphed(self.network, images.to(self.device))
+        return self._replay(images)
+
+
+class _Network(nn.Module):
+    """What is compiled and recorded: all between images and output on the device."""
+
+    def __init__(self, segmentor: ExportedSegmentor, output: str, dtype: torch.dtype):
+        super().__init__()
+        self.segmentor, self.output, self.dtype = segmentor, output, dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32):
+            logits = self.segmentor(images)
+        if self.output == "logits":
+            return logits
+        return logits.argmax(dim=1).to(torch.uint8 if logits.shape[1] <= 256 else torch.int16)
+
+
+def _round_weights(network: nn.Module, dtype: torch.dtype) -> None:
+    """What autocast would do to the weights of every convolution at every call."""
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, ModulatedDeformConv2d)):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
+
+
+def check_cuda_graph(device: torch.device) -> None:
+    """Raises ValueError where CUDA graphs cannot be: without CUDA."""
+    if device.type != "cuda":
+        raise ValueError(f"a CUDA graph needs a CUDA device, this is {device}; leave the option out")
+
+
+def graphed(function: Callable, *example: Any) -> Callable:
+    """``function``, recorded once as a CUDA graph without autograd.
+
+    ``example`` are its positional arguments, tensors on CUDA in any nesting. The returned function copies its
+    arguments, which must have the same shapes, to where the recording reads them, replays, and returns tensors that the
+    next call overwrites.
+    """
+    static = pytree.tree_map(torch.clone, example)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    # What libraries set up at first use may not be recorded: let that happen before, on a stream beside.
+    with torch.no_grad(), torch.cuda.stream(stream):
+        for _ in range(3):
+            function(*static)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph):
+        result = function(*static)
+
+    def replay(*arguments: Any) -> Any:
+        pytree.tree_map(lambda to, value: to.copy_(value), static, arguments)
+        graph.replay()
+        return result
+
+    return replay

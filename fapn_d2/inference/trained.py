@@ -1,0 +1,50 @@
+"""From a config and weights to a network that is ready to predict: the one way for all commands."""
+
+from collections.abc import Callable
+
+import torch
+from detectron2.config import CfgNode
+from torch import nn
+
+from ..checkpoint.checkpointer import Checkpointer
+from ..meta_arch.build import build_model
+
+
+def use_available_device(cfg: CfgNode) -> None:
+    """Set MODEL.DEVICE of a config that is not frozen to "cpu" where it names CUDA and this machine has no GPU."""
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+
+
+def load_trained(
+    cfg: CfgNode,
+    *,
+    name: str = "the network",
+    device: str = "",
+    allow_partial: bool = False,
+    check: Callable[[nn.Module], object] | None = None,
+) -> nn.Module:
+    """The network of a config, filled with MODEL.WEIGHTS, in evaluation mode.
+
+    Args:
+        cfg: a config from ``load_config``; it is not changed.
+        name: what error messages call the network.
+        device: replaces MODEL.DEVICE; "" keeps it.
+        allow_partial: accept weights that are missing or do not fit, with a warning.
+        check: called with the network before the weights are read; raises where the network is not what is needed.
+
+    Raises:
+        ValueError: MODEL.WEIGHTS is empty, or the weights do not fit.
+        FileNotFoundError: the weights are not there.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError(f"{name} has no weights: name a checkpoint, as in MODEL.WEIGHTS output/model_final.pth")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = device or cfg.MODEL.DEVICE
+    use_available_device(cfg)
+    model = build_model(cfg)
+    if check is not None:
+        check(model)
+    Checkpointer(model, cfg=cfg, allow_partial=allow_partial).load(cfg.MODEL.WEIGHTS)
+    return model.eval()

@@ -1,0 +1,108 @@
+"""The operator ``fapn_d2::modulated_deform_conv2d`` as PyTorch sees it: kernels, shapes, autograd, autocast.
+
+Being an operator, it is one node for ``torch.compile`` and ``torch.export`` and runs on the meta device.
+Letters and arguments as in deform_conv.py.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..memory_layout import laid_out_like, layout_of
+from .backend import implementation
+
+NAME = "fapn_d2::modulated_deform_conv2d"
+
+
+def output_size(x: Tensor, weight: Tensor, stride, padding, dilation) -> tuple[int, int]:
+    """(h, w) of the convolution's output, as for `torch.nn.Conv2d`."""
+    return tuple(
+        (x.shape[i + 2] + 2 * padding[i] - dilation[i] * (weight.shape[i + 2] - 1) - 1) // stride[i] + 1 for i in (0, 1)
+    )
+
+
+@torch.library.custom_op(NAME, mutates_args=())
+def operator(
+    x: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """`modulated_deform_conv2d` without its checks. The output is laid out like ``x`` (contiguous or channels-last)."""
+    kernels = implementation(x, offset, weight, backward=False)
+    return laid_out_like(kernels.forward(x, offset, mask, weight, bias, stride, padding, dilation), x)
+
+
+@operator.register_fake
+def _(x, offset, mask, weight, bias, stride, padding, dilation):
+    shape = (x.shape[0], weight.shape[0], *output_size(x, weight, stride, padding, dilation))
+    return x.new_empty(shape).contiguous(memory_format=layout_of(x))
+
+
+@torch.library.custom_op(NAME + "_backward", mutates_args=())
+def operator_backward(
+    grad: Tensor,
+    x: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    """Those gradients of (x, offset, mask, weight) that ``needs`` asks for, each laid out like its tensor."""
+    kernels = implementation(x, offset, weight, backward=True)
+    grads = kernels.backward(grad, x, offset, mask, weight, stride, padding, dilation, needs)
+    return [laid_out_like(g, t) for g, t, need in zip(grads, (x, offset, mask, weight), needs) if need]
+
+
+@operator_backward.register_fake
+def _(grad, x, offset, mask, weight, stride, padding, dilation, needs):
+    return [
+        torch.empty_like(t, memory_format=torch.contiguous_format).contiguous(memory_format=layout_of(t))
+        for t, need in zip((x, offset, mask, weight), needs)
+        if need
+    ]
+
+
+def _save_for_backward(ctx, inputs, output) -> None:
+    x, offset, mask, weight, _, ctx.stride, ctx.padding, ctx.dilation = inputs
+    ctx.save_for_backward(x, offset, mask, weight)
+
+
+def _backward(ctx, grad):
+    needs = list(ctx.needs_input_grad[:4])
+    x, offset, mask, weight = ctx.saved_tensors
+    grads = [None] * 4
+    if any(needs):
+        found = operator_backward(grad, x, offset, mask, weight, ctx.stride, ctx.padding, ctx.dilation, needs)
+        for index, need in enumerate(needs):
+            grads[index] = found.pop(0) if need else None
+    grad_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[4] else None
+    return *grads, grad_bias, None, None, None
+
+
+operator.register_autograd(_backward, setup_context=_save_for_backward)
+
+
+def _autocast_rule(device_type: str):
+    """Like a convolution's: x, weight and bias are rounded to autocast's dtype. Not so offset and mask: 8 bits of a
+    bfloat16 offset would place a sample several pixels away only to an eighth of a pixel or worse."""
+
+    def run(x, offset, mask, weight, bias, *geometry):
+        dtype = torch.get_autocast_dtype(device_type)
+        with torch.autocast(device_type, enabled=False):
+            x, weight, bias = (t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in (x, weight, bias))
+            return operator(x, offset, mask, weight, bias, *geometry)
+
+    return run
+
+
+for _device, _key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
+    torch.library.impl(NAME, _key, _autocast_rule(_device))

@@ -1,0 +1,101 @@
+"""The flow warp on CUDA: how the kernels of cuda_kernels.py are launched.
+
+With ``F.grid_sample`` a warp under autocast reads and writes its maps several times, in float32 at that: the map is
+widened, sampled, rounded, and added. Here the fine map is written once.
+"""
+
+import math
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from ..memory_layout import laid_out_like, layout_of
+from ..triton_support import alert_not_deterministic, capability, dense, missing_toolchain, power_of_two, strides
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+#: (pixels, channels) that a program works on at a time, the greatest number of channels there is use for.
+BLOCKS = {torch.channels_last: (32, 64), torch.contiguous_format: (128, 16)}
+
+
+def supported(x: Tensor, flow: Tensor) -> bool:
+    """Whether the kernels can run on these tensors."""
+    largest = x.shape[1] * max(x.shape[2] * x.shape[3], flow.shape[2] * flow.shape[3])
+    return (
+        x.is_cuda
+        and x.dtype in DTYPES
+        and largest < 2**31  # places within an image are 32-bit
+        and not missing_toolchain()
+        and capability(x.device) >= (8, 0)
+    )
+
+
+def forward(x: Tensor, flow: Tensor, added: Tensor | None, unit: float, align_corners: bool) -> Tensor:
+    """warp(x, flow) + added, (N,C,H,W) in type and layout of ``x``; arguments as in ``flow_warp``."""
+    from .cuda_kernels import warp_kernel
+
+    problem = _Problem(x, flow, unit, align_corners)
+    size = (*x.shape[:2], *flow.shape[2:])
+    out = x.new_empty(size).contiguous(memory_format=layout_of(problem.x))
+    if out.numel():
+        with problem.device:
+            warp_kernel[problem.grid](
+                problem.x, problem.flow, out if added is None else laid_out_like(added, out), out,
+                **problem.arguments, HAS_ADDED=added is not None, num_warps=4,
+            )  # fmt: skip
+    return out
+
+
+def backward(
+    grad: Tensor, x: Tensor, flow: Tensor, unit: float, align_corners: bool, needs: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of x and flow, each where ``needs`` asks for it, given that of the output.
+
+    Raises:
+        RuntimeError: the gradient of x is asked for under ``torch.use_deterministic_algorithms(True)``: it is summed
+            by atomic additions, whose order varies. With ``warn_only`` that is a warning.
+    """
+    from .cuda_kernels import warp_gradient_kernel
+
+    needs_x, needs_flow = needs
+    if needs_x:
+        alert_not_deterministic("fapn_d2::flow_warp")
+    problem = _Problem(x, flow, unit, align_corners)
+    # preserve_format: the layout of the kernel's own map
+    grad_x = torch.zeros_like(problem.x, dtype=torch.float32) if needs_x else None
+    grad_flow = torch.empty_like(problem.flow) if needs_flow else None
+    if grad.numel() and any(needs):
+        grad = laid_out_like(grad, problem.x)
+        with problem.device:
+            warp_gradient_kernel[problem.grid](
+                grad, problem.x, problem.flow,
+                grad_x if needs_x else grad,  # where nothing is needed, nothing is written
+                grad_flow if needs_flow else grad,
+                **problem.arguments, NEEDS_X=needs_x, NEEDS_FLOW=needs_flow, num_warps=4,
+            )  # fmt: skip
+    return grad_x.to(x.dtype) if needs_x else None, grad_flow
+
+
+class _Problem:
+    """Tensors as the kernels read them, and the arguments that both share."""
+
+    def __init__(self, x: Tensor, flow: Tensor, unit: float, align_corners: bool):
+        self.x, self.flow = laid_out_like(x, x), dense(flow)
+        n, channels, coarse_h, coarse_w = x.shape
+        height, width = flow.shape[2:]
+        pixels, most = BLOCKS[layout_of(self.x)]
+        self.grid = (math.ceil(height * width / pixels), n)
+        self.device = torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+        self.arguments = {
+            "H": height, "W": width, "coarse_h": coarse_h, "coarse_w": coarse_w, "C": channels,
+            **dict(zip(("flow_n", "flow_c", "flow_p"), strides(self.flow))),
+            **_line("x", width, coarse_w, unit, align_corners), **_line("y", height, coarse_h, unit, align_corners),
+            "CHANNELS_LAST": layout_of(self.x) == torch.channels_last,
+            "BLOCK_P": pixels, "BLOCK_C": min(most, power_of_two(channels)),
+        }  # fmt: skip
+
+
+def _line(axis: str, fine: int, coarse: int, unit: float, align_corners: bool) -> dict[str, float]:
+    """The docstring of ``flow_warp`` along one side: coarse position = step * pixel + unit * flow + start."""
+    span, start = (coarse - 1, 0.0) if align_corners else (coarse, -0.5)
+    return {f"{axis}_step": span / max(fine - 1, 1), f"{axis}_unit": unit * span / fine, f"{axis}_start": start}

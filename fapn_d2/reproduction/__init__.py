@@ -1,0 +1,1 @@
+"""The papers' tables: ledger, jobs, records and reports."""

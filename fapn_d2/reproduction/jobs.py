@@ -1,0 +1,170 @@
+"""Training and scoring what a row of the ledger says, and keeping what came out.
+
+A network is trained once for all rows that share it: its folder is named after the config and a hash of every key that
+training reads. A row that tests the same weights in another way (another size, other measures) only scores them. A row
+with a pretraining starts all its seeds from the weights of one pretraining, which is a run of its own. What a run gave
+is in ``record-<hash>.json`` beside the weights, under a hash of the whole config; rows find their numbers by that hash,
+and runs that were shrunk or changed by hand never count as a row's.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..config.hashing import config_hash, training_hash
+from .ledger import CONFIGS, Network, Row
+from .records import PRETRAINING, Record, read_record
+from .shrinking import shrinking
+
+TRAIN_TOOL = CONFIGS.parent / "tools" / "train_net.py"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network of a row, with one seed."""
+
+    row: str
+    network_name: str
+    config: Path
+    options: tuple[Any, ...]  #: KEY VALUE pairs: the row's, those of shrinking, those by hand
+    changed: tuple[Any, ...]  #: those of them that are not the row's
+    seed: int
+    folder: Path  #: OUTPUT_DIR of the training
+    config_hash: str
+    start: Path | None = None  #: weights of the row's pretraining; None: MODEL.WEIGHTS as the config has it
+
+    @property
+    def weights(self) -> Path:
+        """What the training leaves behind."""
+        return self.folder / "model_final.pth"
+
+    @property
+    def record(self) -> Path:
+        """Where the outcome is kept."""
+        return self.folder / f"record-{self.config_hash}.json"
+
+    def command(self, gpus: int) -> list[str]:
+        """What trains and scores it, or only scores it where the weights are there."""
+        start = [sys.executable, str(TRAIN_TOOL), "--config-file", str(self.config), "--num-gpus", str(gpus)]
+        place = ["SEED", str(self.seed), "OUTPUT_DIR", str(self.scores_folder)]
+        if self.weights.is_file():
+            return [*start, "--eval-only", *as_arguments(self.options), *place, "MODEL.WEIGHTS", str(self.weights)]
+        first = ["MODEL.WEIGHTS", str(self.start)] if self.start else []
+        return [*start, "--resume", *as_arguments(self.options), *first, *place]
+
+    @property
+    def scores_folder(self) -> Path:
+        """Where ``results.json`` comes to lie: scoring again must not overwrite the record of the training."""
+        return self.folder / f"scores-{self.config_hash}" if self.weights.is_file() else self.folder
+
+
+def jobs_of(
+    row: Row, *, seeds: int, output: Path, shrink: float = 1.0, processes: int = 1, options: Sequence[Any] = ()
+) -> Iterator[Job]:
+    """What has to be run for a row, in order: its pretraining with seed 1, each network with seeds 1 to ``seeds``.
+
+    Args:
+        row: a row with networks.
+        seeds: how often.
+        output: folder of all runs.
+        shrink: factor of :func:`shrinking`; 1 is the row itself.
+        processes: what a shrunken batch must be a multiple of.
+        options: further KEY VALUE pairs for the networks. With MODEL.WEIGHTS among them nothing is pretrained.
+
+    Raises:
+        ValueError: the row is pending, ``seeds`` or ``shrink`` is out of range, or the config is not valid.
+        FileNotFoundError: a file behind ``_BASE_`` is not there.
+    """
+    if row.pending:
+        raise ValueError(f"row {row.id} is not built yet: {row.pending}")
+    if seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {seeds}")
+
+    def job(name: str, network: Network, given: Sequence[Any], start: Path | None = None, before: str = "") -> Job:
+        smaller = shrinking(network.load(given), shrink, processes=processes) if shrink != 1 else []
+        changed = (*smaller, *given)
+        cfg = network.load(changed)
+        folder = f"{network.config.stem}-{training_hash(cfg, pretraining=before)}"
+        return Job(
+            row=row.id,
+            network_name=name,
+            config=network.config,
+            options=(*network.options(), *changed),
+            changed=changed,
+            seed=1,
+            folder=output / folder / "seed1",
+            config_hash=config_hash(cfg, pretraining=before),
+            start=start,
+        )
+
+    start, before = None, ""
+    if row.pretraining and "MODEL.WEIGHTS" not in options[::2]:
+        pretraining = job(PRETRAINING, row.pretraining, ())
+        start, before = pretraining.weights, training_hash(row.pretraining.load(pretraining.changed))
+        yield pretraining
+    for name, network in row.networks.items():
+        first = job(name, network, options, start, before)
+        for seed in range(1, seeds + 1):
+            yield replace(first, seed=seed, folder=first.folder.with_name(f"seed{seed}"))
+
+
+def run_job(job: Job, *, gpus: int) -> Record:
+    """Train and score as ``tools/train_net.py`` does, in a process of its own, and write the record.
+
+    A job that has a record is not run again; one that was interrupted goes on from its last checkpoint.
+
+    Args:
+        job: from :func:`jobs_of`.
+        gpus: processes, one GPU each, or processes on the CPU.
+
+    Raises:
+        SystemExit: the run failed or was stopped, with its exit code.
+    """
+    if job.record.is_file():
+        return read_record(job.record)
+    scores = job.scores_folder
+    code = _run(job.command(gpus))
+    if code:
+        raise SystemExit(code)
+    run = json.loads((scores / "run.json").read_text())
+    record = Record(
+        row=job.row,
+        network=job.network_name,
+        config=_config_name(job.config),
+        changed=list(job.changed),
+        seed=job.seed,
+        config_hash=job.config_hash,
+        iterations=Network(job.config).load(job.options).SOLVER.MAX_ITER,
+        device=run["device"],
+        processes=run["processes"],
+        commit=run["commit"],
+        results=json.loads((scores / "results.json").read_text()),
+    )
+    record.write(job.record)
+    return record
+
+
+def as_arguments(options: Sequence[Any]) -> list[str]:
+    """KEY VALUE pairs as a command line writes them."""
+    return [json.dumps(part) if isinstance(part, list) else str(part) for part in options]
+
+
+def _run(command: list[str]) -> int:
+    """Exit code of a process that gets our SIGTERM and SIGUSR1, at which it saves its state."""
+    process = subprocess.Popen(command)
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    previous = {number: signal.signal(number, lambda n, frame: process.send_signal(n)) for number in numbers}
+    try:
+        return process.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _config_name(path: Path) -> str:
+    return str(path.relative_to(CONFIGS)) if path.is_relative_to(CONFIGS) else path.name

@@ -1,0 +1,233 @@
+"""The ledger of the papers' tables: ``configs/<paper>/tables.yaml``, one entry a row that this project reproduces.
+
+A ledger is a YAML file::
+
+    paper: fapn
+    title: what the paper is called
+    tolerance: {params_M: 0.05, gflops: 0.1}    how far a network's size may be from the printed one
+    flops_convention: macs                      how the paper counts: a name in complexity.py
+    tables:
+    - name: Table 1
+      about: what the table compares, on which data
+      rows:
+      - id: fapn.t1.fpn_fam_r50                 unique, starts with the paper
+        method: FPN + FAM, R50
+        config: some_config.yaml                beside the ledger, or relative to it
+        overrides: {MODEL.NECK.ALIGN: deform}   what the row changes in it
+        networks: {coco: {config: ..., overrides: ...}, ...}    instead of config, where a row needs several networks
+        pretraining: {config: ..., overrides: ...}      what is trained first, on other data, and gives MODEL.WEIGHTS
+        pending: why there is no config yet     instead of config
+        paper: {params_M: 31.7, mIoU: 79.7}     as printed, in the paper's units
+        tolerance: {params_M: 0.14}             only where the row's own differs
+        flops_size: [768, 1536]                 height and width, in pixels, of the image that GFLOPs are printed for
+        flops_convention: 2macs                 only where the row's own differs
+        measured: {params: 31698926, gflops: 1.2, runs: [{seed: 1, metrics: {mIoU: 79.5}, device: ..., commit: ...}]}
+                                                with inference_params where branches for training only are not printed
+        note: what is doubtful, and which reading was taken
+
+A row that two tables print is one config named twice.
+"""
+
+import difflib
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+
+from ..config.loading import load_config
+from .complexity import CONVENTIONS
+from .ledger_fields import (
+    LEDGER_FIELDS,
+    MEASURED_FIELDS,
+    NETWORK_FIELDS,
+    ROW_FIELDS,
+    RUN_FIELDS,
+    TABLE_FIELDS,
+    checked,
+    numbers,
+)
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+LEDGER_NAME = "tables.yaml"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A config and what a row changes in it."""
+
+    config: Path
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    def options(self) -> list[Any]:
+        """The overrides as the list KEY VALUE KEY VALUE ... of the command line."""
+        return [part for pair in self.overrides.items() for part in pair]
+
+    def load(self, opts: Sequence[Any] = ()) -> CfgNode:
+        """The resolved config, with more KEY VALUE pairs on top. Raises what ``load_config`` raises."""
+        return load_config(str(self.config), [*self.options(), *opts])
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table; the fields are those of the file."""
+
+    id: str
+    table: str
+    about: str
+    method: str
+    networks: Mapping[str, Network]  #: name -> network; one named "" where the row has a single one; none if pending
+    paper: Mapping[str, float]
+    tolerance: Mapping[str, float]
+    pretraining: Network | None = None  #: trained first; its weights are where the networks start
+    pending: str = ""
+    flops_size: tuple[int, int] | None = None
+    flops_convention: str = "macs"
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def network(self) -> Network:
+        """The network of a row that has one.
+
+        Raises:
+            ValueError: the row is pending, or needs several networks.
+        """
+        if self.pending:
+            raise ValueError(f"row {self.id} is not built yet: {self.pending}")
+        if "" not in self.networks:
+            raise ValueError(f"row {self.id} needs several networks: {', '.join(self.networks)}; name one of them")
+        return self.networks[""]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The rows of one paper, in the order of the file."""
+
+    paper: str
+    title: str
+    path: Path
+    rows: tuple[Row, ...]
+
+
+def load_ledgers(configs: Path = CONFIGS) -> list[Ledger]:
+    """Every ledger below ``configs``, by name of the folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: see :func:`load_ledger`.
+    """
+    paths = sorted(configs.glob(f"*/{LEDGER_NAME}"))
+    if not paths:
+        raise FileNotFoundError(f"no {LEDGER_NAME} in the folders of {configs}")
+    return [load_ledger(path) for path in paths]
+
+
+@functools.cache
+def load_ledger(path: Path) -> Ledger:
+    """Read and check one ledger.
+
+    Raises:
+        ValueError: a field that is unknown, missing or of the wrong type, a config file that does not exist, an id
+            that is there twice or is not of this paper. The message names file, row and field.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    content = checked(content, LEDGER_FIELDS, str(path), needed=("paper", "title", "tables"))
+    rows: list[Row] = []
+    for table in content["tables"]:
+        where = f"{path}, table {table.get('name') if isinstance(table, dict) else table}"
+        table = checked(table, TABLE_FIELDS, where, needed=("name", "about", "rows"))
+        rows += [_row(row, table, content, path) for row in table["rows"]]
+    seen: set[str] = set()
+    for row in rows:
+        if row.id in seen:
+            raise ValueError(f"{path}: the id {row.id} is there twice; a row in two tables has two ids and one config")
+        seen.add(row.id)
+    return Ledger(content["paper"], content["title"], path, tuple(rows))
+
+
+def find_row(ledgers: Sequence[Ledger], row_id: str) -> Row:
+    """The row with this id. Raises ValueError, with the nearest ids, if there is none."""
+    rows = {row.id: row for ledger in ledgers for row in ledger.rows}
+    if row_id in rows:
+        return rows[row_id]
+    near = difflib.get_close_matches(row_id, rows, n=4, cutoff=0.4) or [i for i in rows if row_id in i][:4]
+    hint = f"; nearest: {', '.join(near)}" if near else f"; papers: {', '.join(ledger.paper for ledger in ledgers)}"
+    raise ValueError(f"no row {row_id!r} in the ledgers{hint}")
+
+
+def iterate_rows(ledgers: Sequence[Ledger]) -> Iterator[Row]:
+    """Every row of every ledger."""
+    for ledger in ledgers:
+        yield from ledger.rows
+
+
+def _row(content: Any, table: dict, ledger: dict, path: Path) -> Row:
+    where = f"{path}, row {content.get('id') if isinstance(content, dict) else content}"
+    content = checked(content, ROW_FIELDS, where, needed=("id", "method", "paper"))
+    if not content["id"].startswith(f"{ledger['paper']}."):
+        raise ValueError(f"{where}: ids of this ledger start with {ledger['paper']!r} and a dot")
+    ways = [key for key in ("config", "networks", "pending") if key in content]
+    if len(ways) != 1:
+        raise ValueError(
+            f"{where} must have one of config, networks and pending; it has {' and '.join(ways) or 'none'}"
+        )
+    for key in ("overrides", "pretraining"):
+        if key in content and "config" not in content:
+            raise ValueError(f"{where} has {key} but no config that this belongs to")
+    measured = checked(content.get("measured", {}), MEASURED_FIELDS, f"{where}, measured")
+    for run in measured.get("runs", []):
+        numbers(checked(run, RUN_FIELDS, f"{where}, measured run", needed=("seed", "metrics"))["metrics"], where)
+    size = content.get("flops_size")
+    if size is not None and not (len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
+        raise ValueError(f"{where}: flops_size is [height, width] in pixels, got {size}")
+    if "gflops" in content["paper"] and "pending" not in content and size is None:
+        raise ValueError(f"{where} prints gflops; say for which image by flops_size: [height, width]")
+    convention = content.get("flops_convention", ledger.get("flops_convention", "macs"))
+    if convention not in CONVENTIONS:
+        raise ValueError(f"{where}: flops_convention {convention!r} is not one of {', '.join(CONVENTIONS)}")
+    return Row(
+        id=content["id"],
+        table=table["name"],
+        about=table["about"],
+        method=content["method"],
+        networks=_networks(content, path.parent, where),
+        paper=numbers(content["paper"], where),
+        tolerance=numbers({**ledger.get("tolerance", {}), **content.get("tolerance", {})}, where),
+        pretraining=_network(content["pretraining"], path.parent, f"{where}, pretraining")
+        if "pretraining" in content
+        else None,
+        pending=content.get("pending", ""),
+        flops_size=tuple(size) if size else None,
+        flops_convention=convention,
+        measured=measured,
+        note=content.get("note", ""),
+    )
+
+
+def _config_names(folder: Path) -> list[str]:
+    return [path.name for path in folder.glob("*.yaml") if path.name != LEDGER_NAME]
+
+
+def _networks(content: dict, folder: Path, where: str) -> dict[str, Network]:
+    named = content.get("networks", {"": {k: content[k] for k in NETWORK_FIELDS if k in content}})
+    return {
+        name: _network(fields, folder, f"{where}, network {name!r}" if name else where)
+        for name, fields in ({} if "pending" in content else named).items()
+    }
+
+
+def _network(content: Any, folder: Path, where: str) -> Network:
+    fields = checked(content, NETWORK_FIELDS, where, needed=("config",))
+    config = (folder / fields["config"]).resolve()
+    if not config.is_file():
+        near = difflib.get_close_matches(config.name, _config_names(folder), n=3)
+        hint = f"; near names: {', '.join(near)}" if near else ""
+        raise ValueError(f"{where}: there is no config {fields['config']}{hint}")
+    return Network(config, fields.get("overrides", {}))

@@ -1,0 +1,63 @@
+"""The numbers of a ledger's row: the paper's, and those that records of runs hold."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..config.hashing import config_hash, training_hash
+from .ledger import Row
+from .metrics import ELSEWHERE, find
+from .records import PRETRAINING, Record
+
+
+@dataclass(frozen=True)
+class Number:
+    """One printed number and ours."""
+
+    printed: float
+    ours: tuple[float, ...]  #: one a seed; none where nothing is measured
+
+    @property
+    def text(self) -> str:
+        """``77.4`` or ``77.4 → 77.12 ± 0.21 (-0.28)``: printed, mean of ours, standard deviation, difference."""
+        if not self.ours:
+            return str(self.printed)
+        mean = statistics.fmean(self.ours)
+        spread = f" ± {statistics.stdev(self.ours):.2f}" if len(self.ours) > 1 else ""
+        difference = round(mean - self.printed, 2) + 0.0  # no -0.00
+        return f"{self.printed} → {mean:.2f}{spread} ({difference:+.2f})"
+
+
+def numbers_of(row: Row, records: Sequence[Record]) -> dict[str, Number]:
+    """Every number that the paper prints for a row, with ours.
+
+    Args:
+        row: its own ``measured`` counts, too.
+        records: those of this row's networks, see :func:`records_of`.
+    """
+    parameters = row.measured.get("inference_params") or row.measured.get("params", 0)
+    sizes = {"params_M": parameters / 1e6, "gflops": row.measured.get("gflops", 0)}
+    numbers = {}
+    for metric, printed in row.paper.items():
+        ours = [sizes[metric]] if sizes.get(metric) else []
+        ours += [run["metrics"][metric] for run in row.measured.get("runs", []) if metric in run["metrics"]]
+        if metric not in ELSEWHERE:
+            ours += [value for r in records if (value := find(r.results, metric, r.network)) is not None]
+        numbers[metric] = Number(printed, tuple(ours))
+    return numbers
+
+
+def records_of(row: Row, records: Sequence[Record]) -> list[Record]:
+    """The runs of this row's networks as they stand in the ledger, whichever row they were started for."""
+    if not records:
+        return []
+    before = training_hash(row.pretraining.load()) if row.pretraining else ""
+    hashes = {config_hash(network.load(), pretraining=before): name for name, network in row.networks.items()}
+    return [r for r in records if hashes.get(r.config_hash) == r.network]
+
+
+def _pretraining_of(row: Row, records: Sequence[Record]) -> list[Record]:
+    if not row.pretraining or not records:
+        return []
+    expected = config_hash(row.pretraining.load())
+    return [r for r in records if (r.network, r.config_hash) == (PRETRAINING, expected)]

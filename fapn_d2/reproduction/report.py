@@ -1,0 +1,157 @@
+"""The papers' numbers beside ours, as Markdown and as one HTML page."""
+
+import html
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from .ledger import Ledger, Row
+from .numbers import _pretraining_of, numbers_of, records_of
+from .records import Record
+
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A heading, a sentence, a table, and remarks on its rows."""
+
+    chapter: str  #: title of the paper; "" for what is of no paper
+    title: str
+    about: str
+    header: list[str]
+    lines: list[list[str]]
+    notes: list[str]
+
+
+def report(ledgers: Sequence[Ledger], records: Sequence[Record]) -> list[Block]:
+    """A block for each table, and one for the runs that are no row's."""
+    blocks, used = [], set()
+    for ledger in ledgers:
+        for table in dict.fromkeys(row.table for row in ledger.rows):
+            rows = [row for row in ledger.rows if row.table == table]
+            metrics = list(dict.fromkeys(metric for row in rows for metric in row.paper))
+            lines, notes = [], []
+            for row in rows:
+                own, before = records_of(row, records), _pretraining_of(row, records)
+                used |= {id(record) for record in (*own, *before)}
+                notes += [f"{row.id}: {row.note}"] if row.note else []
+                notes += [f"{row.id}: pretraining gave {_scores(r)} ({_provenance(row, [r])})" for r in before]
+                numbers = numbers_of(row, own)
+                cells = [numbers[metric].text if metric in numbers else "" for metric in metrics]
+                lines.append([row.id, row.method, *cells, _provenance(row, own)])
+            header = ["row", "method", *metrics, "runs"]
+            blocks.append(Block(ledger.title, table, rows[0].about, header, lines, notes))
+    trials = [record for record in records if id(record) not in used]
+    if trials:
+        blocks.append(_trials(trials))
+    return blocks
+
+
+def to_markdown(blocks: Sequence[Block]) -> str:
+    """Headings and tables."""
+    parts = ["# The papers' numbers and ours", "", _legend(), ""]
+    for chapter, block in _with_chapters(blocks):
+        parts += [f"## {chapter}", ""] if chapter else []
+        parts += [f"{'###' if block.chapter else '##'} {block.title}", "", block.about, ""]
+        parts += [_line(block.header), _line(["---"] * len(block.header)), *map(_line, block.lines), ""]
+        parts += [*(f"- {note}" for note in block.notes), *[""] * bool(block.notes)]
+    return "\n".join(parts)
+
+
+def to_html(blocks: Sequence[Block]) -> str:
+    """One page that needs no other file."""
+    return "\n".join(_html(blocks)) + "\n"
+
+
+def _html(blocks: Sequence[Block]) -> Iterator[str]:
+    yield "<!DOCTYPE html>"
+    yield '<html lang="en"><head><meta charset="utf-8"><title>The papers\' numbers and ours</title><style>'
+    yield "body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:90em;padding:0 1em;color:#222}"
+    yield "table{border-collapse:collapse;display:block;overflow-x:auto;margin:.5em 0 1em}"
+    yield "h3{margin:2em 0 .3em}p,ul{margin:.3em 0;max-width:60em}ul{color:#666;font-size:.9em}"
+    yield "th,td{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}"
+    yield "th{background:#f4f4f4}tr.measured td{background:#f2faf2}td:first-child{font-family:monospace}"
+    yield "</style></head><body><h1>The papers' numbers and ours</h1>"
+    yield f"<p>{html.escape(_legend())}</p>"
+    for chapter, block in _with_chapters(blocks):
+        if chapter:
+            yield f"<h2>{html.escape(chapter)}</h2>"
+        level = 3 if block.chapter else 2
+        yield f"<h{level}>{html.escape(block.title)}</h{level}><p>{html.escape(block.about)}</p><table>"
+        yield f"<tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in block.header)}</tr>"
+        for line in block.lines:
+            kind = "" if line[-1].startswith("not ") else ' class="measured"'
+            yield f"<tr{kind}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>"
+        yield "</table>"
+        if block.notes:
+            yield f"<ul>{''.join(f'<li>{html.escape(note)}</li>' for note in block.notes)}</ul>"
+    yield "</body></html>"
+
+
+def _with_chapters(blocks: Sequence[Block]) -> Iterator[tuple[str, Block]]:
+    """Each block with its chapter where that begins, else with ""."""
+    for before, block in zip((None, *blocks), blocks):
+        begins = before is None or before.chapter != block.chapter
+        yield block.chapter if begins else "", block
+
+
+def _legend() -> str:
+    return (
+        "A number alone is the paper's. Where ours is known: paper → mean of ours ± standard deviation over seeds "
+        "(difference). Parameters and GFLOPs are counted on the network; the rest needs training."
+    )
+
+
+def _provenance(row: Row, records: Sequence[Record]) -> str:
+    """Seeds, device, commit and config hash of what was measured, or why nothing was."""
+    if row.pending:
+        return f"not built: {row.pending}"
+    runs = [(r.seed, _device(r), _commit(r), r.config_hash) for r in records]
+    runs += [
+        (run["seed"], *(str(run.get(key, "?")) for key in ("device", "commit", "config_hash")))
+        for run in row.measured.get("runs", [])
+    ]
+    if not runs:
+        return NOT_MEASURED
+    seeds, *rest = zip(*runs)
+    devices, commits, hashes = (", ".join(sorted(set(values))) for values in rest)
+    plural = "s" if len(seeds) > 1 else ""
+    return f"seed{plural} {', '.join(map(str, sorted(seeds)))}; {devices}; commit {commits}; config {hashes}"
+
+
+def _device(record: Record) -> str:
+    return f"{record.processes} x {record.device}"
+
+
+def _commit(record: Record) -> str:
+    commit, plus, _ = record.commit.partition("+")
+    return f"{commit[:7]} with changes" if plus else commit[:7]
+
+
+def _trials(records: Sequence[Record]) -> Block:
+    lines = []
+    for record in records:
+        pairs = zip(record.changed[::2], record.changed[1::2])
+        changed = "; ".join(f"{key} {value}" for key, value in pairs) or "the ledger has changed since"
+        started = f"{record.row} {record.network}".strip()
+        ran = f"seed {record.seed}, {record.iterations} iterations"
+        place = [_device(record), _commit(record), record.config_hash]
+        lines.append([started, record.config, changed, _scores(record), ran, *place])
+    header = ["started for", "config", "changed", "scores", "run", "device", "commit", "config hash"]
+    about = "Shrunken or changed by hand: they show that a row runs, and are not to be compared with its numbers."
+    return Block("", "Trials", about, header, lines, [])
+
+
+def _scores(record: Record) -> str:
+    """Its means, not those of single classes."""
+    return ", ".join(
+        f"{task}/{name} {value:.2f}"
+        for task, named in record.results.items()
+        if isinstance(named, dict)
+        for name, value in named.items()
+        if isinstance(value, (int, float)) and "-" not in name
+    )
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

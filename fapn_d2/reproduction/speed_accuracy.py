@@ -1,0 +1,176 @@
+"""Frames a second and mIoU of real-time networks: what papers print and what was measured (SFNet's Figure 1).
+
+Accuracy comes from the ledger and from the records of ``tools/reproduce.py``, speed from the ledger and from files of
+``tools/benchmark.py speed --json``.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .ledger import Ledger, Row
+from .numbers import numbers_of, records_of
+from .records import Record
+
+PAPER, OTHERS, MEASURED = "paper, its GPU", "others, as printed in the paper", "measured here"
+_PRINTED_MIOU, _MEASURED_MIOU = ("mIoU_test", "mIoU"), ("mIoU_val", "mIoU")
+#: Rows of the papers' tables that are not this project's, and so not in its ledgers: name, frames a second, mIoU.
+_OTHERS = {
+    "fapn.t8a": (("ESPNet", 113, 60.3), ("BiSeNet", 65.6, 74.7), ("SwiftNet", 39.9, 75.5), ("ICNet", 30.3, 69.5)),
+    "fapn.t8b": (("BiSeNetV2", 42.5, 28.7), ("ICNet", 35.7, 29.1)),
+    "sfnet.t6": (
+        ("ENet", 60, 58.3),
+        ("ESPNet", 132, 60.3),
+        ("ESPNetv2", 80, 62.1),
+        ("ERFNet", 41.9, 69.7),
+        ("BiSeNet(ResNet-18)", 43, 74.6),
+        ("BiSeNet(Xception-39)", 72, 68.4),
+        ("ICNet", 34, 69.5),
+        ("DF1-Seg", 80, 73.0),
+        ("DF2-Seg", 55, 74.8),
+        ("SwiftNet", 39.9, 75.5),
+        ("SwiftNet-ens", 18.4, 76.5),
+        ("DFANet", 100, 71.3),
+        ("CellNet", 108, 70.5),
+    ),
+    "sfnet.t10": (
+        ("SegNet", 29.4, 55.6),
+        ("ENet", 61.2, 51.3),
+        ("ICNet", 34.5, 67.1),
+        ("DFANet A", 120, 64.7),
+        ("DFANet B", 160, 59.3),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How fast a row's network runs here."""
+
+    row: str  #: id in the ledger
+    fps: float
+    device: str
+    how: str  #: precision and options, as the benchmark names them
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network in one table."""
+
+    label: str
+    kind: str  #: PAPER, OTHERS or MEASURED
+    fps: float | None  #: None where it was not measured
+    miou: float | None  #: percent; None where it was not measured
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SpeedTable:
+    """The points of one table of a paper."""
+
+    slug: str  #: what the ids of its rows start with
+    title: str
+    about: str
+    points: tuple[Point, ...]
+
+    def text(self) -> str:
+        """As a table, fastest first within each kind."""
+        width = max(len(p.label) for p in self.points)
+        lines = [f"{self.title}. {self.about}", f"  {'':{width}}  {'fps':>7} {'mIoU':>6}"]
+        for kind in (OTHERS, PAPER, MEASURED):
+            points = sorted((p for p in self.points if p.kind == kind), key=lambda p: -(p.fps or 0))
+            lines += [f"  {kind}:"] * bool(points)
+            lines += [f"  {p.label:{width}}  {_cell(p.fps, 7)} {_cell(p.miou, 6)}  {p.note}".rstrip() for p in points]
+        return "\n".join(lines)
+
+
+def read_timings(path: str | Path) -> list[Timing]:
+    """The rows of the ledgers in a file of ``tools/benchmark.py speed --json``, each in the ways that were timed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is another kind of file.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+        return [
+            Timing(m["setting"]["paper_row"], 1e3 * m["items"] / m["median_ms"], content["device"], m["name"])
+            for m in content["measurements"]
+            if m["suite"] == "speed" and m["setting"]["paper_row"]
+        ]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a file of tools/benchmark.py speed --json: {error!r}") from error
+
+
+def speed_tables(
+    ledgers: Sequence[Ledger], records: Sequence[Record], timings: Sequence[Timing], *, prefix: str = ""
+) -> list[SpeedTable]:
+    """Every table that prints frames a second beside mIoU.
+
+    Args:
+        ledgers: all papers.
+        records: runs, for accuracy; those of other configs are left out.
+        timings: for speed; of several ways of running a network the fastest counts.
+        prefix: only tables whose rows' ids start so.
+
+    Raises:
+        ValueError: there is no such table.
+    """
+    tables: dict[str, list[tuple[Ledger, Row]]] = {}
+    for ledger in ledgers:
+        for row in ledger.rows:
+            if "FPS" in row.paper and any(name in row.paper for name in _PRINTED_MIOU):
+                tables.setdefault(row.id.rsplit(".", 1)[0], []).append((ledger, row))
+    chosen = {slug: rows for slug, rows in tables.items() if slug.startswith(prefix)}
+    if not chosen:
+        raise ValueError(
+            f"no table with speed and mIoU has an id that starts with {prefix!r}; there are {list(tables)}"
+        )
+    return [_table(slug, rows, records, timings) for slug, rows in chosen.items()]
+
+
+def _table(
+    slug: str, rows: Sequence[tuple[Ledger, Row]], records: Sequence[Record], timings: Sequence[Timing]
+) -> SpeedTable:
+    ledger, first = rows[0]
+    points = [Point(name, OTHERS, fps, miou) for name, fps, miou in _OTHERS.get(slug, ())]
+    for _, row in rows:
+        tensorrt = row.paper.get("FPS_tensorrt")
+        miou = next(row.paper[name] for name in _PRINTED_MIOU if name in row.paper)
+        note = f"{tensorrt:g} fps with TensorRT" if tensorrt else ""
+        label = _label(row, alone=sum(other.method == row.method for _, other in rows) == 1)
+        points.append(Point(label, PAPER, row.paper["FPS"], miou, note))
+        points += _measured(row, label, records, timings)
+    name = ledger.title.split(" (")[0].split(":")[0]
+    return SpeedTable(slug, f"{name}, {first.table}", first.about, tuple(points))
+
+
+def _measured(row: Row, label: str, records: Sequence[Record], timings: Sequence[Timing]) -> list[Point]:
+    """One point, or none where nothing is known."""
+    own = records_of(row, records)
+    numbers = numbers_of(row, own)
+    accuracies = next((numbers[n].ours for n in _MEASURED_MIOU if n in numbers and numbers[n].ours), ())
+    known = [Timing(row.id, fps, "the ledger's device", "") for fps in numbers["FPS"].ours]
+    fastest = max([*known, *(t for t in timings if t.row == row.id)], key=lambda t: t.fps, default=None)
+    if not accuracies and fastest is None:
+        return []
+    notes = [f"{fastest.device}, {fastest.how}".removesuffix(", ")] if fastest else []
+    notes += [f"mean of {len(accuracies)} runs"] * (len(accuracies) > 1)
+    miou = sum(accuracies) / len(accuracies) if accuracies else None
+    return [Point(label, MEASURED, fastest.fps if fastest else None, miou, "; ".join(notes))]
+
+
+def _label(row: Row, *, alone: bool) -> str:
+    """The row's method without a network that its name has already, as in "SFNet(DF1), DF1"; where several rows have
+    the same, with the size of images."""
+    name, _, network = row.method.rpartition(", ")
+    label = name if f"({network})" in name else row.method
+    if alone or row.pending:
+        return label
+    given = row.network.load().INPUT
+    return f"{label}, {given.MIN_SIZE_TEST}x{given.MAX_SIZE_TEST}"
+
+
+def _cell(value: float | None, width: int) -> str:
+    return f"{'-':>{width}}" if value is None else f"{value:{width}.1f}"

@@ -1,0 +1,106 @@
+"""Reading a ledger: what a row becomes, and the error for each way to write it wrong."""
+
+import pytest
+import yaml
+
+from fapn_d2.reproduction.ledger import find_row, load_ledger, load_ledgers
+
+ROW = {"id": "toy.t1.a", "method": "A", "config": "net.yaml", "paper": {"mIoU": 70.5}}
+
+
+def write(folder, *rows, **ledger):
+    """A ledger of one table beside a config; returns its path."""
+    folder.mkdir(exist_ok=True)
+    (folder / "net.yaml").write_text("SOLVER: {MAX_ITER: 7}")
+    content = {"paper": "toy", "title": "Toy", "tables": [{"name": "Table 1", "about": "toys", "rows": list(rows)}]}
+    path = folder / "tables.yaml"
+    path.write_text(yaml.safe_dump(content | ledger, sort_keys=False))
+    return path
+
+
+def test_a_row(tmp_path):
+    other = {"id": "toy.t1.b", "method": "B", "pending": "no data", "paper": {}}
+    overrides = {"SOLVER.BASE_LR": 0.5, "MODEL.NECK.ALIGN": ["deform", "nearest"]}
+    row = ROW | {"overrides": overrides, "tolerance": {"params_M": 0.2}}
+    ledger = load_ledger(write(tmp_path / "toy", row, other, tolerance={"params_M": 0.05, "gflops": 0.1}))
+    assert [r.id for r in ledger.rows] == ["toy.t1.a", "toy.t1.b"]
+    a, b = ledger.rows
+    assert a.table == "Table 1" and a.paper == {"mIoU": 70.5}
+    assert a.tolerance == {"params_M": 0.2, "gflops": 0.1}
+    assert a.network.options() == ["SOLVER.BASE_LR", 0.5, "MODEL.NECK.ALIGN", ["deform", "nearest"]]
+    cfg = a.network.load(["SOLVER.MAX_ITER", 9])
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR, cfg.MODEL.NECK.ALIGN) == (9, 0.5, ["deform", "nearest"])
+    assert not b.networks
+    with pytest.raises(ValueError, match=r"toy\.t1\.b is not built yet: no data"):
+        _ = b.network
+
+
+def test_a_row_of_several_networks(tmp_path):
+    row = {k: v for k, v in ROW.items() if k != "config"}
+    row["networks"] = {"coco": {"config": "net.yaml"}, "cityscapes": {"config": "net.yaml", "overrides": {"SEED": 3}}}
+    (row,) = load_ledger(write(tmp_path / "toy", row)).rows
+    assert row.networks["cityscapes"].load().SEED == 3
+    with pytest.raises(ValueError, match="needs several networks: coco, cityscapes; name one of them"):
+        _ = row.network
+
+
+def test_a_row_with_a_pretraining(tmp_path):
+    row = ROW | {"pretraining": {"config": "net.yaml", "overrides": {"SEED": 5}}}
+    (row,) = load_ledger(write(tmp_path / "toy", row)).rows
+    assert row.pretraining.load().SEED == 5 and row.network.load().SEED != 5
+
+
+def test_ledgers_and_ids(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no tables\.yaml in the folders of"):
+        load_ledgers(tmp_path)
+    write(tmp_path / "toy", ROW, ROW | {"id": "toy.t1.longer"})
+    ledgers = load_ledgers(tmp_path)
+    assert find_row(ledgers, "toy.t1.longer").method == "A"
+    with pytest.raises(ValueError, match=r"no row 'toy\.t1\.lnoger' in the ledgers; nearest: toy\.t1\.longer"):
+        find_row(ledgers, "toy.t1.lnoger")
+    with pytest.raises(ValueError, match="no row '---' in the ledgers; papers: toy"):
+        find_row(ledgers, "---")
+
+
+ERRORS = [
+    (ROW | {"overide": {}}, "unknown field 'overide' (did you mean 'overrides'?); allowed: id, method, config,"),
+    (ROW | {"config": "nett.yaml"}, "row toy.t1.a: there is no config nett.yaml; near names: net.yaml"),
+    (ROW | {"pending": "why"}, "must have one of config, networks and pending; it has config and pending"),
+    ({k: v for k, v in ROW.items() if k != "config"}, "one of config, networks and pending; it has none"),
+    ({k: v for k, v in ROW.items() if k != "paper"}, "row toy.t1.a lacks paper"),
+    (ROW | {"id": "fapn.t1.a"}, "ids of this ledger start with 'toy' and a dot"),
+    (ROW | {"paper": {"mIoU": "high"}}, "mIoU must be a number, got 'high'"),
+    (ROW | {"overrides": ["KEY", 1]}, "overrides must be a dict, got ['KEY', 1]"),
+    (ROW | {"paper": {"gflops": 1.0}}, "prints gflops; say for which image by flops_size: [height, width]"),
+    (ROW | {"flops_size": [512]}, "flops_size is [height, width] in pixels, got [512]"),
+    (ROW | {"flops_convention": "gmacs"}, "flops_convention 'gmacs' is not one of macs, 2macs, conv_macs, sfnet"),
+    (ROW | {"measured": {"parameters": 1}}, "measured: unknown field 'parameters'"),
+    (ROW | {"measured": {"runs": [{"seed": 1}]}}, "measured run lacks metrics"),
+    ({"id": "toy.t1.a", "method": "A", "pending": "p", "paper": {}, "overrides": {}}, "has overrides but no config"),
+    (
+        {"id": "toy.t1.a", "method": "A", "pending": "p", "paper": {}, "pretraining": {}},
+        "has pretraining but no config",
+    ),
+    (ROW | {"pretraining": {"config": "pre.yaml"}}, "row toy.t1.a, pretraining: there is no config pre.yaml"),
+    (ROW | {"pretraining": {}}, "row toy.t1.a, pretraining lacks config"),
+    ("toy.t1.a", "must be a mapping with id, method,"),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), ERRORS)
+def test_errors_name_row_and_field(tmp_path, row, message):
+    with pytest.raises(ValueError) as error:
+        load_ledger(write(tmp_path / "toy", row))
+    assert message in str(error.value)
+    assert "tables.yaml" in str(error.value)
+
+
+def test_errors_of_the_file(tmp_path):
+    with pytest.raises(ValueError, match=r"the id toy\.t1\.a is there twice"):
+        load_ledger(write(tmp_path / "twice", ROW, ROW))
+    with pytest.raises(ValueError, match=r"tables\.yaml: unknown field 'table' \(did you mean 'tables'\?\)"):
+        load_ledger(write(tmp_path / "field", ROW, table=[]))
+    path = write(tmp_path / "syntax", ROW)
+    path.write_text("paper: [")
+    with pytest.raises(ValueError, match="is not valid YAML"):
+        load_ledger(path)
