@@ -1,4 +1,4 @@
-"""Fixtures for all tests. Tests that need the reference arrays or real images skip where ``../shared`` is absent."""
+"""Fixtures for all tests. Tests that need whole data sets or the papers' tables skip where ``../shared`` is absent."""
 
 import logging
 import os
@@ -9,15 +9,22 @@ import torch
 
 from .toys.training import write_camvid
 
-SHARED = Path(os.environ.get("FAPN_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+TESTS = Path(__file__).resolve().parent
+SHARED = Path(os.environ.get("FAPN_SHARED", TESTS.parents[1] / "shared"))
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder with reference arrays (``reference/``) and real images (``data/``)."""
+    """Folder with whole data sets (``data/``) and the papers' tables (``papers/``); not part of the repository."""
     if not SHARED.is_dir():
-        pytest.skip(f"{SHARED} is absent (set FAPN_SHARED to its place)")
+        pytest.skip(f"{SHARED} does not exist (set FAPN_SHARED to its place)")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """Folder with what the papers' official modules computed; see its README.md."""
+    return TESTS / "reference"
 
 
 @pytest.fixture(autouse=True)

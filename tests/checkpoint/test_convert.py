@@ -80,9 +80,9 @@ def test_the_report_names_every_renamed_weight(official_faster_rcnn):
 
 
 @pytest.mark.parametrize(("case", "norm"), [("small_gn_p6p7", "GN"), ("small_retina", "")])
-def test_recorded_necks(shared, tmp_path, case, norm):
+def test_recorded_necks(reference, tmp_path, case, norm):
     """The arrays of the authors' neck, as a bare state dict, through a file."""
-    with np.load(shared / "reference" / "fapn" / f"{case}_state.npz") as arrays:
+    with np.load(reference / "fapn" / f"{case}_state.npz") as arrays:
         official = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
     torch.save(official, tmp_path / "official.pth")
     convert_file(str(tmp_path / "official.pth"), str(tmp_path / "ours.pth"), paper="fapn", to="ours")

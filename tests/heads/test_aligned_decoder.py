@@ -63,8 +63,8 @@ def toy_network(**head):
 
 @pytest.mark.parametrize(("dtype", "bits", "atol"), [(torch.float64, 64, 1e-9), (torch.float32, 32, 5e-5)])
 @pytest.mark.parametrize("case", ["even", "df1like", "odd"])
-def test_official_head(shared, case, dtype, bits, atol):
-    arrays = np.load(shared / "reference" / "sfnet" / "head3.npz")
+def test_official_head(reference, case, dtype, bits, atol):
+    arrays = np.load(reference / "sfnet" / "head3.npz")
     network = torch.nn.Module()
     network.backbone, network.sem_seg_head = toy_network()
     official = {f"head.{key[3:]}": torch.from_numpy(arrays[key]) for key in arrays.files if key.startswith("sd/")}
@@ -94,9 +94,9 @@ def test_official_head(shared, case, dtype, bits, atol):
             torch.testing.assert_close(value, torch.from_numpy(arrays[f"{case}/tap64/{name}"]), rtol=0, atol=atol)
 
 
-def test_official_sum_of_losses(shared):
+def test_official_sum_of_losses(reference):
     """Main and three auxiliary logits, each resized to the labels and mined on its own, weight 1."""
-    arrays = np.load(shared / "reference" / "sfnet" / "loss.npz")
+    arrays = np.load(reference / "sfnet" / "loss.npz")
     _, head = toy_network(LOSS="ohem", OHEM__MIN_KEPT=100, OHEM__KEEP_FRACTION=0.0)
     target = torch.from_numpy(arrays["crit/target"])
     main, *auxiliary = (torch.from_numpy(arrays[f"crit/{name}"]).double() for name in ("main", "aux0", "aux1", "aux2"))

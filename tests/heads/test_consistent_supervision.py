@@ -45,8 +45,8 @@ class Given(nn.Module):
 
 
 @pytest.fixture
-def arrays(shared):
-    with np.load(shared / "reference" / "augfpn" / "cs_boxhead_4levels.npz") as file:
+def arrays(reference):
+    with np.load(reference / "augfpn" / "cs_boxhead_4levels.npz") as file:
         return {key: torch.from_numpy(file[key]) for key in file.files}
 
 

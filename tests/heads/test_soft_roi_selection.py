@@ -25,8 +25,8 @@ def maps_and_boxes(channels=6):
 
 
 @pytest.mark.parametrize(("dtype", "prefix", "atol"), [(torch.float64, "out64", 1e-9), (torch.float32, "out32", 5e-5)])
-def test_official_arrays(shared, dtype, prefix, atol):
-    with np.load(shared / "reference" / "augfpn" / "srs_small_7x7_c8.npz") as file:
+def test_official_arrays(reference, dtype, prefix, atol):
+    with np.load(reference / "augfpn" / "srs_small_7x7_c8.npz") as file:
         arrays = {key: torch.from_numpy(file[key]) for key in file.files}
     fusion = AdaptiveSpatialFusion(8, 4)
     for name, official in (("reduce", "0"), ("gate", "2")):

@@ -12,8 +12,8 @@ OFFICIAL = {"down_h": "reduce_coarse", "down_l": "reduce_fine", "flow_make": "fl
 
 @pytest.mark.parametrize(("dtype", "bits", "atol"), [(torch.float64, 64, 1e-9), (torch.float32, 32, 5e-5)])
 @pytest.mark.parametrize("case", ["even", "odd", "odd2", "samesize", "one"])
-def test_official_arrays(shared, case, dtype, bits, atol):
-    arrays = np.load(shared / "reference" / "sfnet" / "fam.npz")
+def test_official_arrays(reference, case, dtype, bits, atol):
+    arrays = np.load(reference / "sfnet" / "fam.npz")
     align = FlowAlign(8)
     state = {f"{ours}.weight": torch.from_numpy(arrays[f"sd/{name}.weight"]) for name, ours in OFFICIAL.items()}
     align.load_state_dict(state, strict=True)

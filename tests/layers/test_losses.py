@@ -88,8 +88,8 @@ OFFICIAL = [(0.7, 20), (0.7, 100), (0.7, 400), (0.3, 20), (0.1, 50), (0.7, 10_00
 
 
 @pytest.mark.parametrize(("threshold", "min_kept"), OFFICIAL)
-def test_official_values_and_gradients(shared, threshold, min_kept):
-    arrays = np.load(shared / "reference" / "sfnet" / "loss.npz")
+def test_official_values_and_gradients(reference, threshold, min_kept):
+    arrays = np.load(reference / "sfnet" / "loss.npz")
     logits = torch.from_numpy(arrays["logits"]).double().requires_grad_()
     target = torch.from_numpy(arrays["target"])
     loss = ohem_cross_entropy(logits, target, threshold=threshold, min_kept=min_kept)

@@ -20,8 +20,8 @@ def build_augfpn_reference_maps(cfg, input_shape):
 
 
 @pytest.fixture
-def arrays(shared):
-    with np.load(shared / "reference" / "augfpn" / "highfpn_small_grad_224x352.npz") as file:
+def arrays(reference):
+    with np.load(reference / "augfpn" / "highfpn_small_grad_224x352.npz") as file:
         return {key: torch.from_numpy(file[key]) for key in file.files}
 
 

@@ -14,14 +14,14 @@ CASES = {
 }
 
 
-def load(shared, name):
-    with np.load(shared / "reference" / "fapn" / f"{name}.npz") as arrays:
+def load(reference, name):
+    with np.load(reference / "fapn" / f"{name}.npz") as arrays:
         return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
 
 
-def reference_pyramid(shared, case):
+def reference_pyramid(reference, case):
     pyramid = toy_pyramid("build_retinanet_resnet_fapn_backbone", **CASES[case])
-    state = {fapn_key_to_ours(key): value for key, value in load(shared, f"{case}_state").items()}
+    state = {fapn_key_to_ours(key): value for key, value in load(reference, f"{case}_state").items()}
     pyramid.load_state_dict(state, strict=True)
     return pyramid
 
@@ -32,9 +32,9 @@ def bottom_up_maps(arrays, dtype):
 
 @pytest.mark.parametrize(("dtype", "prefix", "atol"), [(torch.float64, "out64_", 1e-9), (torch.float32, "out_", 5e-5)])
 @pytest.mark.parametrize("case", CASES)
-def test_outputs(shared, case, dtype, prefix, atol):
-    arrays = load(shared, f"{case}_A")
-    pyramid = reference_pyramid(shared, case).to(dtype)
+def test_outputs(reference, case, dtype, prefix, atol):
+    arrays = load(reference, f"{case}_A")
+    pyramid = reference_pyramid(reference, case).to(dtype)
     got = pyramid(bottom_up_maps(arrays, dtype))
     expected = {key[len(prefix) :]: value for key, value in arrays.items() if key.startswith(prefix)}
     assert list(got) == list(expected)
@@ -42,24 +42,26 @@ def test_outputs(shared, case, dtype, prefix, atol):
         torch.testing.assert_close(got[name], value, rtol=0, atol=atol)
 
 
-def test_offsets_and_masks(shared):
+@pytest.mark.parametrize(("case", "levels"), [("small_gn_p6p7", (2, 3, 4)), ("small_retina", (3, 4))])
+def test_offsets_and_masks(reference, case, levels):
     """What the deformable convolution of each level receives, in float32 as recorded."""
-    arrays = load(shared, "small_gn_p6p7_A")
-    pyramid = reference_pyramid(shared, "small_gn_p6p7")
+    arrays = load(reference, f"{case}_A")
+    pyramid = reference_pyramid(reference, case)
     seen = {}
-    for i in (2, 3, 4):
+    for i in levels:
         convolution = getattr(pyramid, f"fpn_align{i}").deform_conv
         convolution.register_forward_pre_hook(lambda module, args, i=i: seen.update({i: args}))
     pyramid(bottom_up_maps(arrays, torch.float32))
+    assert sorted(seen) == list(levels)
     for i, (_, offset, mask) in seen.items():
         torch.testing.assert_close(offset, arrays[f"offset_fan_align{i}"], rtol=0, atol=5e-5)
         torch.testing.assert_close(mask, arrays[f"mask_fan_align{i}"], rtol=0, atol=5e-5)
 
 
-def test_gradients(shared):
-    arrays = load(shared, "small_retina_A")
-    expected = load(shared, "small_retina_grad64")
-    pyramid = reference_pyramid(shared, "small_retina").double()
+def test_gradients(reference):
+    arrays = load(reference, "small_retina_A")
+    expected = load(reference, "small_retina_grad64")
+    pyramid = reference_pyramid(reference, "small_retina").double()
     maps = {name: value.requires_grad_() for name, value in bottom_up_maps(arrays, torch.float64).items()}
     loss = sum((value * expected[f"cot_{name}"]).sum() for name, value in pyramid(maps).items())
     torch.testing.assert_close(loss, expected["loss"], rtol=1e-12, atol=1e-9)

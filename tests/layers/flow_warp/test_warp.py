@@ -82,8 +82,8 @@ def test_zero_flow_is_bilinear_resizing(coarse, fine):
     torch.testing.assert_close(flow_warp(x, x.new_zeros(2, 2, *fine)), expected, rtol=0, atol=1e-12)
 
 
-def test_official_arrays(shared):
-    arrays = np.load(shared / "reference" / "sfnet" / "fam.npz")
+def test_official_arrays(reference):
+    arrays = np.load(reference / "sfnet" / "fam.npz")
     x = torch.from_numpy(arrays["warp/in"])
     cases = [key[: -len("/flow")] for key in arrays.files if key.startswith("warp_") and key.endswith("/flow")]
     assert len(cases) == 5
