@@ -30,6 +30,7 @@ INSTALL_REQUIRES = [
     "yacs>=0.1.8",
     "omegaconf>=2.1,<2.4",
     "hydra-core>=1.1",
+    "jinja2",
     "tabulate",
     "termcolor",
     "cloudpickle",
@@ -65,6 +66,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["fapn_d2", "fapn_d2.*"]),
+    package_data={"fapn_d2.visualization": ["page.html", "page.css"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
 )

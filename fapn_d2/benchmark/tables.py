@@ -1,58 +1,50 @@
 """Measurements as a table to read and as JSON to keep."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from tabulate import tabulate
 
 from .measure import Comparison, Measurement
 
+_TIMES = ("median ms", "IQR")
+
 
 def table(comparison: Comparison, measurements: Sequence[Measurement]) -> str:
-    """One line an alternative; ratios are times (and memory) of the alternative over those of the reference."""
-    found = {m.name: m for m in measurements}
-    reference = found.get(comparison.reference)
-    width = max(len(name) for name in [*comparison.alternatives, ""])
-    head = f"{'':{width}}  {'median ms':>10} {'IQR':>7} {'images/s':>9} {'peak MiB':>9} {'x time':>7} {'x memory':>8}"
-    lines = [f"{comparison.suite}: " + ", ".join(f"{k} {v}" for k, v in comparison.setting.items()), head]
-    for name in comparison.alternatives:
-        if name not in found:
-            lines.append(f"{name:{width}}  {comparison.skipped.get(name, 'left out')}")
-            continue
-        m = found[name]
-        cells = [
-            f"{m.median_ms:10.3f} {m.iqr_ms:7.3f} {1e3 * m.items / m.median_ms:9.1f} {_cell(m.peak_mib, 9)}",
-            _ratio(m.median_ms, reference and reference.median_ms, 7),
-            _ratio(m.peak_mib, reference and reference.peak_mib, 8),
+    """One line for each alternative; ratios are its time (and memory) divided by the reference's."""
+    reference = _reference(comparison, measurements)
+
+    def cells(m: Measurement) -> list[str]:
+        return [
+            *_times(m),
+            _cell(1e3 * m.items / m.median_ms),
+            _cell(m.peak_mib),
+            _ratio(m.median_ms, reference and reference.median_ms),
+            _ratio(m.peak_mib, reference and reference.peak_mib),
         ]
-        lines.append(f"{name:{width}}  {' '.join(cells)}")
-    return "\n".join(lines) + "\n"
+
+    header = (*_TIMES, "images/s", "peak MiB", "x time", "x memory")
+    return _text(comparison, measurements, _title(comparison.suite, comparison.setting), header, cells)
 
 
 def speed_table(comparison: Comparison, measurements: Sequence[Measurement]) -> str:
-    """One line a way of running a network: frames a second, and how they compare to the first line and the paper."""
-    found = {m.name: m for m in measurements}
+    """One line for each way of running a network: frames per second, and these over the first way's and the paper's."""
     setting = dict(comparison.setting)
     paper, row = setting.pop("paper_fps"), setting.pop("paper_row")
-    reference = found.get(comparison.reference)
-    width = max(len(name) for name in comparison.alternatives)
-    label = "paper, its GPU"
-    head = (
-        f"{'':{width}}  {'fps':>8} {'median ms':>10} {'IQR':>7} {'peak MiB':>9} {'x fps':>7} {label:>15} {'x paper':>8}"
-    )
-    title = f"{comparison.suite}: " + ", ".join(f"{k} {v}" for k, v in setting.items())
-    lines = [title + (f" (paper: {row})" if row else ""), head]
-    for name in comparison.alternatives:
-        if name not in found:
-            lines.append(f"{name:{width}}  {comparison.skipped.get(name, 'left out')}")
-            continue
-        m = found[name]
-        fps = 1e3 * m.items / m.median_ms
-        first = reference and 1e3 * reference.items / reference.median_ms
-        lines.append(
-            f"{name:{width}}  {fps:8.1f} {m.median_ms:10.3f} {m.iqr_ms:7.3f} {_cell(m.peak_mib, 9)} "
-            f"{_ratio(fps, first, 7)} {_cell(paper, len(label) + 1)} {_ratio(fps, paper, 8)}"
-        )
-    return "\n".join(lines) + "\n"
+    reference = _reference(comparison, measurements)
+
+    def frames(m: Measurement) -> float:
+        return 1e3 * m.items / m.median_ms
+
+    def cells(m: Measurement) -> list[str]:
+        first = reference and frames(reference)
+        ratios = [_ratio(frames(m), first), _cell(paper), _ratio(frames(m), paper)]
+        return [_cell(frames(m)), *_times(m), _cell(m.peak_mib), *ratios]
+
+    header = ("fps", *_TIMES, "peak MiB", "x fps", "paper, its GPU", "x paper")
+    title = _title(comparison.suite, setting) + (f" (paper: {row})" if row else "")
+    return _text(comparison, measurements, title, header, cells)
 
 
 def write_json(
@@ -65,9 +57,38 @@ def write_json(
     Path(path).write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _ratio(value: float | None, reference: float | None, width: int) -> str:
-    return _cell(value / reference if value is not None and reference else None, width, digits=2)
+def _text(
+    comparison: Comparison,
+    measurements: Sequence[Measurement],
+    title: str,
+    header: Sequence[str],
+    cells: Callable[[Measurement], list[str]],
+) -> str:
+    """Title, a line for each alternative that was measured, and below them the others with the reason."""
+    found = {m.name: m for m in measurements}
+    rows = [[name, *cells(found[name])] for name in comparison.alternatives if name in found]
+    align = ("left", *["right"] * len(header))
+    body = tabulate(rows, ("", *header), tablefmt="plain", disable_numparse=True, colalign=align if rows else None)
+    others = [name for name in comparison.alternatives if name not in found]
+    lines = [title, body, *(f"{name}  {comparison.skipped.get(name, 'left out')}" for name in others)]
+    return "\n".join(lines) + "\n"
 
 
-def _cell(value: float | None, width: int, digits: int = 1) -> str:
-    return f"{'-':>{width}}" if value is None else f"{value:{width}.{digits}f}"
+def _reference(comparison: Comparison, measurements: Sequence[Measurement]) -> Measurement | None:
+    return next((m for m in measurements if m.name == comparison.reference), None)
+
+
+def _title(suite: str, setting: dict[str, object]) -> str:
+    return f"{suite}: " + ", ".join(f"{key} {value}" for key, value in setting.items())
+
+
+def _times(m: Measurement) -> list[str]:
+    return [_cell(m.median_ms, digits=3), _cell(m.iqr_ms, digits=3)]
+
+
+def _ratio(value: float | None, reference: float | None) -> str:
+    return _cell(value / reference if value is not None and reference else None, digits=2)
+
+
+def _cell(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

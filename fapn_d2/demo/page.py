@@ -18,7 +18,7 @@ from ..visualization.paint import enlarge, frame, most_different_window, paint_s
 from ..visualization.segments import Segments, from_labels
 from ..visualization.sheet import Picture
 from ..visualization.view import View, alignment_row, look
-from .twins import BETTER, HEADER, SCORES, Twin, threads
+from .twins import BETTER, HEADER, SCORES, Twin, score_of, threads
 
 SCALE = 3  #: screen pixels an image pixel in pictures of whole images
 SEEN_SCALE = 2  #: the same for images as the networks see them
@@ -117,8 +117,8 @@ def score_text(twins: Sequence[Twin]) -> str:
     """One honest sentence: who is ahead in what, by how much."""
     base, ours = twins[0], twins[-1]
     gains = {}
-    for name, (task, metric) in SCORES.items():
-        gains[name] = round(ours.results[task][metric], 1) - round(base.results[task][metric], 1)
+    for name in SCORES:
+        gains[name] = round(score_of(ours.results, name), 1) - round(score_of(base.results, name), 1)
     said = {
         "is ahead in": [f"{n} (+{g:.1f})" for n, g in gains.items() if g > 0.05],
         "is level in": [n for n, g in gains.items() if abs(g) <= 0.05],

@@ -16,6 +16,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase
 from detectron2.utils.env import seed_all_rng
+from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
@@ -43,6 +44,12 @@ HEADER = ("network", *SCORES, "parameters", "ms per image")
 BETTER = (None, "max", "max", "max", "max", None, "min")
 
 
+def score_of(results: dict, column: str) -> float:
+    """The score for a column of SCORES; nan if there is none, as mask AP of a network that finds no objects."""
+    task, metric = SCORES[column]
+    return results.get(task, {}).get(metric, float("nan"))
+
+
 @dataclass
 class Twin:
     """One trained and scored network."""
@@ -62,7 +69,7 @@ class Twin:
 
     def row(self) -> list[str]:
         """Texts for the columns of HEADER."""
-        scores = [f"{self.results[task][metric]:.1f}" for task, metric in SCORES.values()]
+        scores = [f"{score_of(self.results, column):.1f}" for column in SCORES]
         return [self.name, *scores, f"{self.parameters / 1e6:.2f} M", f"{self.milliseconds:.0f}"]
 
 
@@ -181,10 +188,10 @@ class ProgressBar(HookBase):
 
 def text_table(twins: Sequence[Twin]) -> str:
     """The table of the twins for a terminal."""
-    rows = [list(HEADER), *(twin.row() for twin in twins)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(row[1:], widths[1:]))]) for row in rows]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    rows = [twin.row() for twin in twins]
+    align = ("left", *["right"] * (len(HEADER) - 1))
+    header, *lines = tabulate(rows, HEADER, tablefmt="plain", disable_numparse=True, colalign=align).splitlines()
+    return "\n".join([header, "-" * len(header), *lines])
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from detectron2.config import CfgNode
 from detectron2.solver import LRMultiplier, WarmupParamScheduler, get_default_optimizer_params
 from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
 from detectron2.solver.build import maybe_add_gradient_clipping
-from fvcore.common.param_scheduler import ParamScheduler
+from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 _SCHEDULES = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR")
@@ -75,12 +75,12 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRSche
     return LRMultiplier(optimizer, multiplier=multiplier, max_iter=cfg.SOLVER.MAX_ITER)
 
 
-class Poly(ParamScheduler):
-    """max((1 - t)^power, floor) at the part t of the training that is done, t in [0, 1]."""
+class Poly(PolynomialDecayParamScheduler):
+    """max((1 - t)^power, floor), where t in [0, 1] is the fraction of the training that is done."""
 
     def __init__(self, power: float, *, floor: float = 0.0):
-        self.power = power
+        super().__init__(base_value=1.0, power=power)
         self.floor = floor
 
     def __call__(self, where: float) -> float:
-        return max((1.0 - where) ** self.power, self.floor)
+        return max(super().__call__(where), self.floor)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from .markdown import markdown_table
 from .runs import Group
 
 
@@ -31,7 +32,7 @@ def comparison_table(groups: Sequence[Group], keys: Sequence[str] = ()) -> str:
             raise ValueError(f"no score {key!r} in {', '.join(lacking)}; all runs have {', '.join(known)}")
     keys = list(keys) or known
     header = ["", "runs", *(key.replace("/", " ") for key in keys), "s an iteration"]
-    lines = [header, ["---"] * len(header)]
+    rows = []
     for group in groups:
         cells = [group.name, str(len(group.runs))]
         for key in keys:
@@ -40,8 +41,8 @@ def comparison_table(groups: Sequence[Group], keys: Sequence[str] = ()) -> str:
             difference = round(mean - groups[0].score(key)[0], 1) + 0.0  # no -0.0
             cells.append(text if group is groups[0] else f"{text} ({difference:+.1f})")
         cells.append(f"{statistics.median(run.seconds for run in group.runs):.2f}")
-        lines.append(cells)
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        rows.append(cells)
+    return markdown_table(header, rows)
 
 
 def shared_losses(groups: Sequence[Group]) -> tuple[list[str], list[str]]:

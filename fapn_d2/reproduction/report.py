@@ -1,14 +1,20 @@
 """The papers' numbers beside ours, as Markdown and as one HTML page."""
 
-import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ..visualization.page import Page
 from .ledger import Ledger, Row
+from .markdown import markdown_table
 from .numbers import _pretraining_of, numbers_of, records_of
 from .records import Record
 
 NOT_MEASURED = "not measured"
+_TITLE = "The papers' numbers and ours"
+_LEGEND = (
+    "A number alone is the paper's. Where ours is known: paper → mean of ours ± standard deviation over seeds "
+    "(difference). Parameters and GFLOPs are counted on the network; the rest needs training."
+)
 
 
 @dataclass(frozen=True)
@@ -49,43 +55,30 @@ def report(ledgers: Sequence[Ledger], records: Sequence[Record]) -> list[Block]:
 
 def to_markdown(blocks: Sequence[Block]) -> str:
     """Headings and tables."""
-    parts = ["# The papers' numbers and ours", "", _legend(), ""]
+    parts = [f"# {_TITLE}", "", _LEGEND, ""]
     for chapter, block in _with_chapters(blocks):
         parts += [f"## {chapter}", ""] if chapter else []
         parts += [f"{'###' if block.chapter else '##'} {block.title}", "", block.about, ""]
-        parts += [_line(block.header), _line(["---"] * len(block.header)), *map(_line, block.lines), ""]
+        parts += [markdown_table(block.header, block.lines), ""]
         parts += [*(f"- {note}" for note in block.notes), *[""] * bool(block.notes)]
     return "\n".join(parts)
 
 
 def to_html(blocks: Sequence[Block]) -> str:
     """One page that needs no other file."""
-    return "\n".join(_html(blocks)) + "\n"
-
-
-def _html(blocks: Sequence[Block]) -> Iterator[str]:
-    yield "<!DOCTYPE html>"
-    yield '<html lang="en"><head><meta charset="utf-8"><title>The papers\' numbers and ours</title><style>'
-    yield "body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:90em;padding:0 1em;color:#222}"
-    yield "table{border-collapse:collapse;display:block;overflow-x:auto;margin:.5em 0 1em}"
-    yield "h3{margin:2em 0 .3em}p,ul{margin:.3em 0;max-width:60em}ul{color:#666;font-size:.9em}"
-    yield "th,td{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}"
-    yield "th{background:#f4f4f4}tr.measured td{background:#f2faf2}td:first-child{font-family:monospace}"
-    yield "</style></head><body><h1>The papers' numbers and ours</h1>"
-    yield f"<p>{html.escape(_legend())}</p>"
+    page = Page(_TITLE, _LEGEND)
     for chapter, block in _with_chapters(blocks):
         if chapter:
-            yield f"<h2>{html.escape(chapter)}</h2>"
-        level = 3 if block.chapter else 2
-        yield f"<h{level}>{html.escape(block.title)}</h{level}><p>{html.escape(block.about)}</p><table>"
-        yield f"<tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in block.header)}</tr>"
-        for line in block.lines:
-            kind = "" if line[-1].startswith("not ") else ' class="measured"'
-            yield f"<tr{kind}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>"
-        yield "</table>"
+            page.section(chapter)
+        if block.chapter:
+            page.heading(block.title, block.about)
+        else:
+            page.section(block.title, block.about)
+        measured = [i for i, line in enumerate(block.lines) if not line[-1].startswith("not ")]
+        page.table(block.header, block.lines, left=True, marked=measured)
         if block.notes:
-            yield f"<ul>{''.join(f'<li>{html.escape(note)}</li>' for note in block.notes)}</ul>"
-    yield "</body></html>"
+            page.notes(block.notes)
+    return page.html()
 
 
 def _with_chapters(blocks: Sequence[Block]) -> Iterator[tuple[str, Block]]:
@@ -93,13 +86,6 @@ def _with_chapters(blocks: Sequence[Block]) -> Iterator[tuple[str, Block]]:
     for before, block in zip((None, *blocks), blocks):
         begins = before is None or before.chapter != block.chapter
         yield block.chapter if begins else "", block
-
-
-def _legend() -> str:
-    return (
-        "A number alone is the paper's. Where ours is known: paper → mean of ours ± standard deviation over seeds "
-        "(difference). Parameters and GFLOPs are counted on the network; the rest needs training."
-    )
 
 
 def _provenance(row: Row, records: Sequence[Record]) -> str:
@@ -151,7 +137,3 @@ def _scores(record: Record) -> str:
         for name, value in named.items()
         if isinstance(value, (int, float)) and "-" not in name
     )
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

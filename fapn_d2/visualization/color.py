@@ -7,22 +7,20 @@ import colorsys
 
 import matplotlib
 import numpy as np
+import torch
+from torch.nn.functional import pad
+from torchvision.utils import flow_to_image
 
 RGB = tuple[int, int, int]
 
-#: Of feature maps, dark to bright; perceptually even, so that equal steps look equal.
+#: matplotlib's name of the colours of feature maps, dark to bright, in which equal steps look equal.
 HEAT_MAP = "magma"
-
-#: The wheel of Baker et al.: pure colours and where on the circle they are. Steps are wider where the eye tells more
-#: colours apart, between red and yellow and between cyan and magenta.
-_WHEEL_COLORS = ((255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 255, 255), (0, 0, 255), (255, 0, 255), (255, 0, 0))
-_WHEEL_PLACES = (0, 15, 21, 25, 36, 49, 55)
 
 
 def heat(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """(H,W) -> picture: ``low`` and below is black, ``high`` and above the brightest colour.
 
-    Two maps are comparable only if both are drawn with the same ``low`` and ``high``.
+    Two maps can be compared only if both are drawn with the same ``low`` and ``high``.
     """
     span = max(high - low, 1e-12)
     table = (matplotlib.colormaps[HEAT_MAP](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
@@ -37,25 +35,26 @@ def common_range(*maps: np.ndarray, percent: float = 1.0) -> tuple[float, float]
 
 
 def flow_colors(displacement: np.ndarray, greatest: float) -> np.ndarray:
-    """(2,H,W) of (dy, dx) -> picture in the colours of optical flow: hue is direction, saturation length, white none.
+    """(2,H,W) of (dy, dx) -> picture in the colours of optical flow: hue is direction, saturation is length, white is
+    no displacement.
 
-    Directions and hues are those of Baker et al., "A Database and Evaluation Methodology for Optical Flow", which
+    torchvision draws the colours of Baker et al., "A Database and Evaluation Methodology for Optical Flow", which
     SFNet's figures cite: red to the right, yellow down, blue to the left, magenta up.
 
     Args:
         displacement: in any unit.
-        greatest: length drawn in full colour, and all above it.
+        greatest: length that is drawn in full colour, as are all greater ones.
     """
-    dy, dx = displacement
-    place = np.arctan2(dy, dx) / (2 * np.pi) % 1 * _WHEEL_PLACES[-1]
-    pure = np.stack([np.interp(place, _WHEEL_PLACES, channel) for channel in zip(*_WHEEL_COLORS)], axis=-1)
-    strength = np.clip(np.hypot(dy, dx) / max(greatest, 1e-12), 0, 1)[..., None]
-    return (255 - strength * (255 - pure)).round().astype(np.uint8)
+    flow = torch.from_numpy(np.ascontiguousarray(displacement[::-1], np.float32)) / max(greatest, 1e-12)
+    flow = flow / flow.norm(dim=0).clamp_min(1.0)
+    # torchvision takes the longest vector of a picture as full colour: one more column has vectors of that length.
+    flow = pad(flow, (0, 1), value=0.5**0.5)
+    return flow_to_image(flow)[..., :-1].permute(1, 2, 0).numpy()
 
 
 def flow_wheel(size: int = 96) -> np.ndarray:
-    """The key to :func:`flow_colors`: a disc in a dark square of (size, size) pixels; its rim, dark from there on, is
-    the greatest displacement."""
+    """The key to :func:`flow_colors`: a disc in a dark square of (size, size) pixels, whose rim is the greatest
+    displacement."""
     y, x = (np.mgrid[:size, :size] - (size - 1) / 2) / (size / 2 - 1.5)
     wheel = flow_colors(np.stack([y, x]), greatest=1.0)
     wheel[np.hypot(y, x) > 1] = 40

@@ -1,22 +1,30 @@
-"""Line charts as SVG text for an HTML page: they scale, print, and take the page's light or dark colours."""
+"""Line charts as SVG text for an HTML page, drawn by matplotlib; they take the page's light or dark colours."""
 
+import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
-_WIDTH, _HEIGHT = 320, 190  # user units; the page decides the size in pixels
-_LEFT, _RIGHT, _TOP, _BOTTOM = 38, 10, 12, 26
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 Line = Sequence[tuple[float, float]]
+
+#: Colours that matplotlib writes -> variables of the page's style sheet; lines first.
+_COLORS = {"#0000a1": "--first", "#0000a2": "--second", "#0000a3": "--soft", "#0000a4": "--rule"}
+_LINES, (_INK, _GRID) = tuple(_COLORS)[:2], tuple(_COLORS)[2:]
 
 
 def line_chart(lines: Mapping[str, Line], *, title: str, x_label: str) -> str:
     """An ``<svg>`` with one line for each entry.
 
     Args:
-        lines: name -> points (x, y). The n-th line has the class ``line-n``, to be coloured by the page's style sheet.
+        lines: name -> points (x, y). The first line has the page's colour ``--first``, the second ``--second``, and so
+            on in turns.
         title: read out by screen readers, and shown over the chart.
-        x_label: under the axis.
+        x_label: label of the horizontal axis.
 
     Raises:
         ValueError: no line has a point, or a point is not finite.
@@ -26,35 +34,35 @@ def line_chart(lines: Mapping[str, Line], *, title: str, x_label: str) -> str:
         raise ValueError(f"the chart {title!r} has no points")
     if not all(math.isfinite(v) for p in points for v in p):
         raise ValueError(f"the chart {title!r} has a point that is not finite")
-    x_ticks = _ticks(0, max(x for x, _ in points), most=4)
-    y_ticks = _ticks(0, max(y for _, y in points), most=4)
-    x_top = max(x_ticks[-1], max(x for x, _ in points))
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = _LEFT + (_WIDTH - _LEFT - _RIGHT) * x / x_top
-        return round(across, 1), round(_HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * y / y_ticks[-1], 1)
-
-    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">']
-    for y in y_ticks:
-        left, height = place(0, y)
-        parts.append(f'<path class="grid" d="M{left} {height}H{_WIDTH - _RIGHT}"/>')
-        parts.append(f'<text class="tick" x="{left - 5}" y="{height + 3.5}" text-anchor="end">{y:g}</text>')
-    for x in x_ticks:
-        across, height = place(x, 0)
-        parts.append(f'<text class="tick" x="{across}" y="{height + 14}" text-anchor="middle">{x:g}</text>')
-    parts.append(
-        f'<text class="tick" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 1}" text-anchor="end">{escape(x_label)}</text>'
-    )
-    for n, (name, line) in enumerate(lines.items()):
+    figure = Figure(figsize=(4.4, 2.6), layout="constrained")
+    axes = figure.subplots()
+    for number, line in enumerate(lines.values()):
         if line:
-            path = "L".join("{} {}".format(*place(x, y)) for x, y in line)
-            parts.append(f'<path class="line line-{n}" d="M{path}"><title>{escape(name)}</title></path>')
-    return "".join([*parts, "</svg>"])
+            axes.plot(*zip(*line), color=_LINES[number % 2], linewidth=2, gid=f"line-{number}")
+    right, top = (max(p[i] for p in points) for i in (0, 1))
+    x_ticks, y_ticks = (MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(0, end or 1.0) for end in (right, top))
+    axes.set_xticks(x_ticks, [f"{x:g}" for x in x_ticks])
+    axes.set_yticks(y_ticks, [f"{y:g}" for y in y_ticks])
+    axes.set(xlim=(0, x_ticks[-1]), ylim=(0, y_ticks[-1]))
+    axes.set_xlabel(x_label, color=_INK, loc="right")
+    axes.grid(axis="y", color=_GRID)
+    axes.tick_params(length=0, labelcolor=_INK)
+    axes.spines[:].set_visible(False)
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return _for_page(buffer.getvalue(), title, list(lines))
 
 
-def _ticks(low: float, high: float, *, most: int) -> list[float]:
-    """At most ``most`` + 1 round numbers from ``low`` up to ``high`` or just above."""
-    span = (high - low) or 1.0
-    power = 10 ** math.floor(math.log10(span / most))
-    step = next(power * m for m in (1, 2, 2.5, 5, 10, 20) if math.ceil(span / (power * m) - 1e-9) <= most)
-    return [round(low + i * step, 10) for i in range(math.ceil(span / step - 1e-9) + 1)]
+def _for_page(svg: str, title: str, names: Sequence[str]) -> str:
+    """Only what an HTML page needs: no header, no addresses, no style sheet or font, and the page's colours."""
+    box = re.search('viewBox="[^"]*"', svg)[0]
+    start = f'<svg {box} role="img" aria-label="{escape(title)}">'
+    svg = re.sub(r".*?</style>\s*</defs>", lambda _: start, svg, count=1, flags=re.DOTALL)
+    svg = re.sub(r" font-family: [^;]*;", "", svg)
+    for number, name in enumerate(names):  # browsers show a title when the pointer rests on the line
+        svg = svg.replace(f'<g id="line-{number}">', f"<g><title>{escape(name)}</title>")
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # ids would be the same in all charts of a page
+    for color, variable in _COLORS.items():
+        svg = svg.replace(color, f"var({variable})")
+    return svg

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from detectron2.utils.logger import log_every_n_seconds
 from matplotlib.figure import Figure
+from tabulate import tabulate
 from torch import Tensor, nn
 
 from ..heads.soft_roi_selection import SoftRoISelection
@@ -26,11 +27,11 @@ class SelectionRatios:
     weights: Tensor  #: (L,L) mean weight of each level's features; nan where there was no region
 
     def table(self) -> str:
-        """As text, a line for each row."""
-        lines = [f"{'assigned to':>12} {'regions':>9} " + " ".join(f"{name:>7}" for name in self.levels)]
-        for name, count, row in zip(self.levels, self.regions.tolist(), self.weights.tolist()):
-            lines.append(f"{name:>12} {count:>9} " + " ".join(f"{value:7.4f}" for value in row))
-        return "\n".join(lines)
+        """As text, with one line for each row."""
+        rows = [
+            (name, count, *row) for name, count, row in zip(self.levels, self.regions.tolist(), self.weights.tolist())
+        ]
+        return tabulate(rows, ("assigned to", "regions", *self.levels), tablefmt="plain", floatfmt=".4f")
 
 
 class _Sums:

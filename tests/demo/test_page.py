@@ -113,14 +113,25 @@ def test_pictures_survive_as_data():
 
 
 def test_chart_places_points():
-    svg = line_chart({"a": [(0, 0.0), (100, 4.0)], "b": [(50, 2.0)]}, title="l & m", x_label="it")
+    svg = line_chart({"a": [(0, 0.0), (100, 4.0)], "b": [(50, 2.0), (50, 3.0)]}, title="l & m", x_label="it")
     reader = Reader(svg)
     labels = [t for t in reader.text if t.strip()]
-    assert labels[:5] == ["0", "1", "2", "3", "4"] and "100" in labels and labels[-2:] == ["a", "b"]
-    paths = {a["class"]: a["d"] for a in reader.all("path") if a["class"].startswith("line")}
-    assert paths["line line-0"] == "M38.0 164.0L310.0 12.0"  # from the lower left to the upper right corner
-    assert paths["line line-1"] == "M174.0 88.0"
+    assert labels[:5] == ["0", "25", "50", "75", "100"] and labels[5] == "it"
+    assert labels[6:] == ["0", "1", "2", "3", "4", "a", "b"]
+    lines = {a["style"].split("stroke: ")[1].split(";")[0]: a["d"] for a in reader.all("path") if "var(" in a["style"]}
+    (left, bottom), (right, top) = _points(lines["var(--first)"])  # from the lower left to the upper right corner
+    frame = reader.all("rect")[0]
+    x, y, width, height = (float(frame[key]) for key in ("x", "y", "width", "height"))
+    assert (left, bottom, right, top) == pytest.approx((x, y + height, x + width, y), abs=0.01)
+    middle = (left + right) / 2, (bottom + top) / 2
+    assert _points(lines["var(--second)"])[0] == pytest.approx(middle, abs=0.01)
     assert reader.all("svg")[0]["aria-label"] == "l & m"
+    assert not any("id" in a for tag, a in reader.elements if tag != "clippath")
+
+
+def _points(path):
+    numbers = [float(v) for v in re.findall(r"[\d.]+", path)]
+    return list(zip(numbers[::2], numbers[1::2]))
 
 
 @pytest.mark.parametrize(
@@ -135,5 +146,5 @@ def test_chart_refuses(lines, message):
 @pytest.mark.parametrize("top", [1e-4, 0.3, 1.0, 7.3, 1234.0])
 def test_chart_ticks_reach_the_top(top):
     svg = line_chart({"a": [(0, 0), (3, top)]}, title="t", x_label="x")
-    y = [float(v) for v in re.findall(r'text-anchor="end">([\d.e+-]+)<', svg)]
+    y = [float(v) for v in re.findall(r"text-anchor: end; [^>]*>([\d.e+-]+)<", svg)]
     assert 2 <= len(y) <= 5 and y[0] == 0 and y[-1] >= top * (1 - 1e-9) and y[-2] < top

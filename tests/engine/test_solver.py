@@ -5,7 +5,7 @@ import torch
 from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
 
 from fapn_d2.config.loading import load_config
-from fapn_d2.engine.solver import build_lr_scheduler, build_optimizer
+from fapn_d2.engine.solver import Poly, build_lr_scheduler, build_optimizer
 
 
 def network() -> torch.nn.Module:
@@ -31,6 +31,13 @@ def test_poly():
     assert rates(poly()) == pytest.approx([2 * (1 - n / 10) ** 2 for n in range(10)])
     floored = [max(2 * (1 - n / 10) ** 2, 0.5) for n in range(10)]
     assert rates(poly("SOLVER.POLY_LR_CONSTANT_ENDING", "0.25")) == pytest.approx(floored)
+
+
+def test_poly_is_the_formula_to_the_last_bit():
+    for power in (0.9, 1.0, 2.0):
+        for done in (0.0, 1 / 3, 0.7, 0.999, 1.0):
+            assert Poly(power)(done) == (1.0 - done) ** power
+            assert Poly(power, floor=0.125)(done) == max((1.0 - done) ** power, 0.125)
 
 
 def test_poly_warms_up_in_a_line():
