@@ -18,7 +18,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from ..files import write_atomically
-from . import torchvision_weights
+from . import timm_weights, torchvision_weights
 from .fit import Fit
 from .weight_files import read_weights
 
@@ -178,7 +178,13 @@ class Checkpointer(DetectionCheckpointer):
             # timm's resnet50s or resnet101s, named for build_timm_backbone, is to fill our ResNet with a deep stem.
             weights = checkpoint["model"] = {name.removeprefix("body."): value for name, value in weights.items()}
             checkpoint.pop("matching_heuristics", None)
-        if torchvision_weights.is_torchvision_resnet(weights):
+        if (renamed := timm_weights.named_for(self.model, weights)) is not None:
+            left_out = dict.fromkeys(n.rpartition(".")[0] or n for n in weights if n in renamed)
+            weights = checkpoint["model"] = renamed
+            if left_out:
+                self.logger.info("Parts of %s that a feature network lacks are left out: %s", path, ", ".join(left_out))
+            checkpoint.pop("matching_heuristics", None)
+        elif torchvision_weights.is_torchvision_resnet(weights):
             self._rename(checkpoint, path)
         if checkpoint.get("__author__") == "torchvision":
             self._compare_input(path)

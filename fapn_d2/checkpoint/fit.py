@@ -46,7 +46,8 @@ class Fit:
         # Where names were matched by their ends, Detectron2 drops a wrong shape before it can be reported as such.
         for name in missing:
             for other in unexpected:
-                if name.endswith(f".{other}") and other in self._in_file:
+                alike = name.endswith(f".{other}") and other in self._in_file
+                if alike and self._in_file[other] != self._in_model[name]:
                     self.wrong_shapes.append((name, self._in_file[other], self._in_model[name]))
         wrong = {name for name, _, _ in self.wrong_shapes}
         self.missing = [name for name in missing if name not in wrong and not self.skipped(name)]

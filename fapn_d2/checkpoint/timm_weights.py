@@ -1,16 +1,18 @@
-"""MODEL.WEIGHTS "timm://<name>": pretrained weights of timm's networks, as ``build_timm_backbone`` names them.
+"""Weights of timm's networks: MODEL.WEIGHTS "timm://<name>", and plain state dicts in files.
 
 timm itself downloads and converts; what it loads is kept in the cache of iopath, beside Detectron2's own downloads.
 """
 
 import os
 import tempfile
+from collections.abc import Mapping
 
 import torch
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler, get_cache_dir
+from torch import nn
 
-from ..backbones.timm_backbone import feature_indices, import_timm
+from ..backbones.timm_backbone import TimmBackbone, feature_indices, import_timm
 
 PREFIX = "timm://"
 
@@ -57,6 +59,37 @@ def _save(weights: dict[str, torch.Tensor], file: str) -> None:
         # Detectron2's checkpointers then match names by their ends, whatever the network is part of.
         torch.save({"model": weights, "__author__": "timm", "matching_heuristics": True}, stream)
     os.replace(temporary, file)
+
+
+def named_for(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
+    """Weights of a plain timm network under the names of the ``TimmBackbone`` inside of ``model``.
+
+    timm's feature networks, which ``TimmBackbone`` holds, join the names of containers by "_" where the plain network
+    has ".". A file may have one prefix before all names ("module.", "backbone.", "encoder.", ...). Names that the
+    feature network lacks, such as those of the classifier, stay as they are.
+
+    Returns:
+        None where ``model`` has no ``TimmBackbone``, its names are in the file already, or less than half of the
+        network's weights are in the file.
+    """
+    prefix = next((f"{name}." for name, m in model.named_modules() if isinstance(m, TimmBackbone)), None)
+    if prefix is None or any(name.startswith((f"{prefix}body.", "body.")) for name in weights):
+        return None
+    body = model.get_submodule(f"{prefix}body")
+    ours = {name.replace(".", "_"): f"{prefix}body.{name}" for name in body.state_dict()}
+    first = next(iter(ours))
+    for name in sorted(weights, key=len):  # the shortest name that ends so has the prefix of the whole network
+        flat = name.replace(".", "_")
+        if flat != first and not flat.endswith(f"_{first}"):
+            continue
+        cut = len(name) - len(first)
+        renamed = {
+            ours.get(other[cut:].replace(".", "_"), other) if other[:cut] == name[:cut] else other: value
+            for other, value in weights.items()
+        }
+        if 2 * sum(other in renamed for other in ours.values()) >= len(ours):
+            return renamed
+    return None
 
 
 PathManager.register_handler(TimmHandler(), allow_override=True)
