@@ -64,3 +64,24 @@ def _pixel_losses(logits: Tensor, target: Tensor, ignore_value: int) -> tuple[Te
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     losses = F.cross_entropy(logits, target, ignore_index=ignore_value, reduction="none")
     return losses, target != ignore_value
+
+
+def squared_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """1 - 2 sum(q t) / max(sum(q^2) + sum(t^2), 1e-8) with q = sigmoid(logits), in float32 or better.
+
+    Milletari et al., "V-Net", 2016, Section 3, as PanopticFCN uses it (its Equation 7).
+
+    Args:
+        logits: (M, J, P), J predictions for each of M masks of P pixels.
+        target: (M, P), 0 to 1.
+
+    Returns:
+        (M, J).
+    """
+    q = logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid()
+    target = target.to(q.dtype)
+    with torch.autocast(q.device.type, enabled=False):
+        # as products of matrices, which keep no map of products for the gradient
+        overlap = torch.einsum("mjp,mp->mj", q, target)
+        size = torch.einsum("mjp,mjp->mj", q, q) + target.square().sum(dim=-1)[:, None]
+    return 1 - 2 * overlap / size.clamp(min=1e-8)

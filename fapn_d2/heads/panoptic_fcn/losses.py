@@ -1,0 +1,124 @@
+"""The four losses of PanopticFCN: Section 3.3, Equations 4 to 8."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
+
+from ...layers.losses import squared_dice_loss
+from .kernel_head import KernelEmbedding, mask_logits
+from .targets import Targets
+
+#: A cell guides the choice of an object's kernels if its mask, resized to the level, is above this.
+_LEAST_GUIDE = 0.1
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the heads give for a batch; lists have one entry per level, finest first."""
+
+    centers: list[Tensor]  #: (N,K,h,w) logits
+    regions: list[Tensor]  #: (N,S,h,w) logits
+    kernels: list[Tensor]  #: (N,C,h,w)
+    encoded: Tensor  #: (N,E,H,W)
+
+
+class PanopticFCNLosses:
+    """Losses of positions (focal) and of masks (dice), for things and for stuff.
+
+    Normalisers count the objects of this process, as in the official code.
+
+    Args:
+        num_kernels: positions of an object on a level whose kernels are trained: those with the best scores inside it.
+            A level with fewer cells gives all of them.
+        position_weight, segment_weight: of the two pairs of losses.
+        alpha, gamma: of the focal loss.
+    """
+
+    def __init__(self, *, num_kernels: int, position_weight: float, segment_weight: float, alpha: float, gamma: float):
+        self.num_kernels = num_kernels
+        self.position_weight = position_weight
+        self.segment_weight = segment_weight
+        self.alpha = alpha
+        self.gamma = gamma
+
+    def __call__(
+        self, predictions: Predictions, targets: Targets, embed_thing: KernelEmbedding, embed_stuff: KernelEmbedding
+    ) -> dict[str, Tensor]:
+        """Scalars "loss_pos_th", "loss_pos_st", "loss_seg_th" and "loss_seg_st", weighted.
+
+        Without objects or without regions the respective loss of masks is 0, with gradients that are 0.
+        """
+        num_objects = max(sum(len(x) for of_images in targets.objects for x in of_images), 1)
+        centers = sum(self._focal(x, t).sum() for x, t in zip(predictions.centers, targets.centers))
+        regions = sum(self._focal(x, t).mean(dim=(2, 3)).sum() for x, t in zip(predictions.regions, targets.regions))
+        return {
+            "loss_pos_th": self.position_weight * centers / num_objects,
+            "loss_pos_st": self.position_weight * regions / len(predictions.encoded),
+            "loss_seg_th": self.segment_weight * self._things(predictions, targets, embed_thing) / num_objects,
+            "loss_seg_st": self.segment_weight * self._stuff(predictions, targets, embed_stuff),
+        }
+
+    def _focal(self, logits: Tensor, target: Tensor) -> Tensor:
+        return sigmoid_focal_loss(_precise(logits), target, alpha=self.alpha, gamma=self.gamma)
+
+    def _things(self, predictions: Predictions, targets: Targets, embed: KernelEmbedding) -> Tensor:
+        """Sum over all pairs of an object and a level."""
+        total = _nothing(predictions, embed)
+        for level, of_images in enumerate(targets.objects):
+            for image, objects in enumerate(of_images):
+                if not len(objects):
+                    continue
+                masks = targets.masks[image][objects]
+                logits = _precise(predictions.centers[level][image][targets.classes[image][objects]])
+                guide = F.interpolate(masks[None], size=logits.shape[1:], mode="bilinear", align_corners=False)[0]
+                scores = torch.where(guide > _LEAST_GUIDE, logits.sigmoid(), 0).flatten(1)
+                scores, cells = scores.topk(min(self.num_kernels, scores.shape[1]), dim=1)
+                weights = scores / scores.sum(dim=1, keepdim=True).clamp(min=1e-8)
+                kernels = predictions.kernels[level][image].flatten(1)[:, cells.flatten()]
+                logits = mask_logits(embed(kernels.T), predictions.encoded[image])
+                losses = squared_dice_loss(logits.view(*cells.shape, -1), masks.flatten(1))
+                total = total + (weights * losses).sum()
+        return total
+
+    def _stuff(self, predictions: Predictions, targets: Targets, embed: KernelEmbedding) -> Tensor:
+        """Mean over all triples of an image, a level and a class that is there."""
+        kernels = torch.stack(
+            [region_kernels(k, t > 0) for k, t in zip(predictions.kernels, targets.regions)], dim=1
+        )  # (N, levels, S, C)
+        there = torch.stack([t.flatten(2).any(dim=2) for t in targets.regions], dim=1).nonzero()
+        images, levels, classes = there.unbind(1)
+        embedded = embed(kernels[images, levels, classes])
+        counts = torch.bincount(images, minlength=len(kernels)).tolist()
+        total = _nothing(predictions, embed)
+        for image, (of_image, present) in enumerate(zip(embedded.split(counts), classes.split(counts))):
+            logits = mask_logits(of_image, predictions.encoded[image])
+            masks = targets.semantic[image][present]
+            total = total + squared_dice_loss(logits.flatten(1)[:, None], masks.flatten(1)).sum()
+        return total / max(len(there), 1)
+
+
+def region_kernels(kernels: Tensor, regions: Tensor) -> Tensor:
+    """Kernels of regions: the mean over **all** cells of the kernel map that is 0 outside the region.
+
+    Args:
+        kernels: (N,C,h,w).
+        regions: (N,S,h,w) bool.
+
+    Returns:
+        (N,S,C). It shrinks with the region's share of the map; a mean over the region would be another network.
+    """
+    cells = regions.shape[2] * regions.shape[3]
+    return torch.einsum("nchw,nshw->nsc", kernels, regions.to(kernels.dtype)) / cells
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _nothing(predictions: Predictions, embed: KernelEmbedding) -> Tensor:
+    """0 that depends on all that masks are made of, so that every parameter has a gradient on every process."""
+    parts = [predictions.encoded, *predictions.kernels]
+    return sum(_precise(x).mean() * 0 for x in parts) + embed(parts[-1].flatten(2)[0, :, :1].T).sum() * 0
