@@ -1,11 +1,9 @@
-"""The ledger of the papers' tables: ``configs/<paper>/tables.yaml``, one entry a row that this project reproduces.
+"""The ledger of the papers' tables: ``configs/<paper>/tables.yaml``, one entry per row that this project reproduces.
 
 A ledger is a YAML file::
 
     paper: fapn
     title: what the paper is called
-    tolerance: {params_M: 0.05, gflops: 0.1}    how far a network's size may be from the printed one
-    flops_convention: macs                      how the paper counts: a name in complexity.py
     tables:
     - name: Table 1
       about: what the table compares, on which data
@@ -14,16 +12,24 @@ A ledger is a YAML file::
         method: FPN + FAM, R50
         config: some_config.yaml                beside the ledger, or relative to it
         overrides: {MODEL.NECK.ALIGN: deform}   what the row changes in it
-        networks: {coco: {config: ..., overrides: ...}, ...}    instead of config, where a row needs several networks
+        networks: {coco: {config: ..., overrides: ...}, ...}    instead of config, if a row needs several networks
         pretraining: {config: ..., overrides: ...}      what is trained first, on other data, and gives MODEL.WEIGHTS
         pending: why there is no config yet     instead of config
         paper: {params_M: 31.7, mIoU: 79.7}     as printed, in the paper's units
-        tolerance: {params_M: 0.14}             only where the row's own differs
+        tolerance: {params_M: 0.05}             how far the network's size may be from the printed one
         flops_size: [768, 1536]                 height and width, in pixels, of the image that GFLOPs are printed for
-        flops_convention: 2macs                 only where the row's own differs
+        flops_convention: 2macs                 how the paper counts: a name in complexity.py; macs by default
+        start: random weights                   what our training starts from, if the paper's starts from better weights
         measured: {params: 31698926, gflops: 1.2, runs: [{seed: 1, metrics: {mIoU: 79.5}, device: ..., commit: ...}]}
-                                                with inference_params where branches for training only are not printed
+                                                with inference_params if branches for training only are not printed
         note: what is doubtful, and which reading was taken
+      others:                                   rows of methods of other papers: numbers to compare with, nothing to run
+      - method: ESPNet
+        paper: {FPS: 113, mIoU: 60.3}
+
+Fields that all rows of a table share can be given once, on the table; fields that all tables share, on the ledger.
+``INHERITED_FIELDS`` lists them. A row's own field wins over its table's field, which wins over the ledger's.
+``tolerance`` and ``overrides`` are merged key by key. Of ``config``, ``networks`` and ``pending`` the nearest counts.
 
 A row that two tables print is one config named twice.
 """
@@ -41,9 +47,11 @@ from detectron2.config import CfgNode
 from ..config.loading import load_config
 from .complexity import CONVENTIONS
 from .ledger_fields import (
+    INHERITED_FIELDS,
     LEDGER_FIELDS,
     MEASURED_FIELDS,
     NETWORK_FIELDS,
+    OTHER_FIELDS,
     ROW_FIELDS,
     RUN_FIELDS,
     TABLE_FIELDS,
@@ -53,6 +61,8 @@ from .ledger_fields import (
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 LEDGER_NAME = "tables.yaml"
+#: What a row is reproduced by; it has exactly one of them.
+_WAYS = ("config", "networks", "pending")
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,7 @@ class Row:
     pending: str = ""
     flops_size: tuple[int, int] | None = None
     flops_convention: str = "macs"
+    start: str = ""  #: what our training starts from, if the paper's starts from better weights; else ""
     measured: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
 
@@ -104,6 +115,14 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Other:
+    """A method of another paper, with its numbers as this paper prints them."""
+
+    method: str
+    paper: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Ledger:
     """The rows of one paper, in the order of the file."""
 
@@ -111,6 +130,7 @@ class Ledger:
     title: str
     path: Path
     rows: tuple[Row, ...]
+    others: Mapping[str, tuple[Other, ...]] = field(default_factory=dict)  #: table -> methods of other papers
 
 
 def load_ledgers(configs: Path = CONFIGS) -> list[Ledger]:
@@ -140,16 +160,18 @@ def load_ledger(path: Path) -> Ledger:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     content = checked(content, LEDGER_FIELDS, str(path), needed=("paper", "title", "tables"))
     rows: list[Row] = []
+    others = {}
     for table in content["tables"]:
         where = f"{path}, table {table.get('name') if isinstance(table, dict) else table}"
         table = checked(table, TABLE_FIELDS, where, needed=("name", "about", "rows"))
         rows += [_row(row, table, content, path) for row in table["rows"]]
+        others[table["name"]] = tuple(_other(other, where) for other in table.get("others", []))
     seen: set[str] = set()
     for row in rows:
         if row.id in seen:
             raise ValueError(f"{path}: the id {row.id} is there twice; a row in two tables has two ids and one config")
         seen.add(row.id)
-    return Ledger(content["paper"], content["title"], path, tuple(rows))
+    return Ledger(content["paper"], content["title"], path, tuple(rows), others)
 
 
 def find_row(ledgers: Sequence[Ledger], row_id: str) -> Row:
@@ -170,16 +192,17 @@ def iterate_rows(ledgers: Sequence[Ledger]) -> Iterator[Row]:
 
 def _row(content: Any, table: dict, ledger: dict, path: Path) -> Row:
     where = f"{path}, row {content.get('id') if isinstance(content, dict) else content}"
-    content = checked(content, ROW_FIELDS, where, needed=("id", "method", "paper"))
+    own = checked(content, ROW_FIELDS, where, needed=("id", "method", "paper"))
+    content = _inherited(own, table, ledger)
     if not content["id"].startswith(f"{ledger['paper']}."):
         raise ValueError(f"{where}: ids of this ledger start with {ledger['paper']!r} and a dot")
-    ways = [key for key in ("config", "networks", "pending") if key in content]
+    ways = [key for key in _WAYS if key in content]
     if len(ways) != 1:
         raise ValueError(
             f"{where} must have one of config, networks and pending; it has {' and '.join(ways) or 'none'}"
         )
     for key in ("overrides", "pretraining"):
-        if key in content and "config" not in content:
+        if key in own and "config" not in content:
             raise ValueError(f"{where} has {key} but no config that this belongs to")
     measured = checked(content.get("measured", {}), MEASURED_FIELDS, f"{where}, measured")
     for run in measured.get("runs", []):
@@ -189,7 +212,7 @@ def _row(content: Any, table: dict, ledger: dict, path: Path) -> Row:
         raise ValueError(f"{where}: flops_size is [height, width] in pixels, got {size}")
     if "gflops" in content["paper"] and "pending" not in content and size is None:
         raise ValueError(f"{where} prints gflops; say for which image by flops_size: [height, width]")
-    convention = content.get("flops_convention", ledger.get("flops_convention", "macs"))
+    convention = content.get("flops_convention", "macs")
     if convention not in CONVENTIONS:
         raise ValueError(f"{where}: flops_convention {convention!r} is not one of {', '.join(CONVENTIONS)}")
     return Row(
@@ -199,16 +222,39 @@ def _row(content: Any, table: dict, ledger: dict, path: Path) -> Row:
         method=content["method"],
         networks=_networks(content, path.parent, where),
         paper=numbers(content["paper"], where),
-        tolerance=numbers({**ledger.get("tolerance", {}), **content.get("tolerance", {})}, where),
-        pretraining=_network(content["pretraining"], path.parent, f"{where}, pretraining")
+        tolerance=numbers(content.get("tolerance", {}), where),
+        pretraining=_network(content["pretraining"], {}, path.parent, f"{where}, pretraining")
         if "pretraining" in content
         else None,
         pending=content.get("pending", ""),
         flops_size=tuple(size) if size else None,
         flops_convention=convention,
+        start=content.get("start", ""),
         measured=measured,
         note=content.get("note", ""),
     )
+
+
+def _inherited(row: dict, table: dict, ledger: dict) -> dict:
+    """A row with the fields of its table and of the ledger that it does not set itself."""
+    content = dict(row)
+    for outer in (table, ledger):
+        decided = any(key in content for key in _WAYS)
+        for key in INHERITED_FIELDS:
+            if key not in outer or (key in _WAYS and decided):
+                continue
+            if isinstance(outer[key], dict):
+                own = content.get(key, {})
+                # The row's own values win. They also come first, as in the command of a row: what is particular to it.
+                content[key] = own | outer[key] | own
+            else:
+                content.setdefault(key, outer[key])
+    return content
+
+
+def _other(content: Any, where: str) -> Other:
+    content = checked(content, OTHER_FIELDS, f"{where}, others", needed=tuple(OTHER_FIELDS))
+    return Other(content["method"], numbers(content["paper"], f"{where}, {content['method']}"))
 
 
 def _config_names(folder: Path) -> list[str]:
@@ -216,18 +262,22 @@ def _config_names(folder: Path) -> list[str]:
 
 
 def _networks(content: dict, folder: Path, where: str) -> dict[str, Network]:
-    named = content.get("networks", {"": {k: content[k] for k in NETWORK_FIELDS if k in content}})
-    return {
-        name: _network(fields, folder, f"{where}, network {name!r}" if name else where)
-        for name, fields in ({} if "pending" in content else named).items()
-    }
+    if "pending" in content:
+        return {}
+    common = content.get("overrides", {})
+    if "networks" not in content:
+        return {"": _network({"config": content["config"]}, common, folder, where)}
+    named = content["networks"].items()
+    return {name: _network(fields, common, folder, f"{where}, network {name!r}") for name, fields in named}
 
 
-def _network(content: Any, folder: Path, where: str) -> Network:
+def _network(content: Any, common: dict, folder: Path, where: str) -> Network:
+    """A network from its fields, with ``common`` overrides below its own."""
     fields = checked(content, NETWORK_FIELDS, where, needed=("config",))
     config = (folder / fields["config"]).resolve()
     if not config.is_file():
         near = difflib.get_close_matches(config.name, _config_names(folder), n=3)
         hint = f"; near names: {', '.join(near)}" if near else ""
         raise ValueError(f"{where}: there is no config {fields['config']}{hint}")
-    return Network(config, fields.get("overrides", {}))
+    own = fields.get("overrides", {})
+    return Network(config, own | common | own)

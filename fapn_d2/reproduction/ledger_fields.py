@@ -1,33 +1,49 @@
-"""What may stand in a ledger, and the errors for what may not; ``ledger.py`` says what the fields mean."""
+"""The fields of a ledger with their types, and the errors for others; ``ledger.py`` says what the fields mean."""
 
 import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-LEDGER_FIELDS = {"paper": str, "title": str, "tolerance": dict, "flops_convention": str, "tables": list}
-TABLE_FIELDS = {"name": str, "about": str, "rows": list}
-ROW_FIELDS = {
-    "id": str,
-    "method": str,
+#: Fields that rows inherit from their table and from the ledger.
+INHERITED_FIELDS = {
     "config": str,
     "overrides": dict,
-    "networks": dict,
-    "pretraining": dict,
     "pending": str,
-    "paper": dict,
     "tolerance": dict,
     "flops_size": list,
     "flops_convention": str,
-    "measured": dict,
+    "start": str,
     "note": str,
 }
+LEDGER_FIELDS = {"paper": str, "title": str, "tables": list, **INHERITED_FIELDS}
+TABLE_FIELDS = {"name": str, "about": str, "rows": list, "others": list, **INHERITED_FIELDS}
+ROW_FIELDS = {
+    "id": str,
+    "method": str,
+    **INHERITED_FIELDS,
+    "networks": dict,
+    "pretraining": dict,
+    "paper": dict,
+    "measured": dict,
+}
+OTHER_FIELDS = {"method": str, "paper": dict}
 NETWORK_FIELDS = {"config": str, "overrides": dict}
 MEASURED_FIELDS = {"params": int, "inference_params": int, "gflops": float, "runs": list}
 RUN_FIELDS = {"seed": int, "metrics": dict, "device": str, "commit": str, "config_hash": str}
 
 
 def checked(content: Any, fields: Mapping[str, type], where: str, needed: Sequence[str] = ()) -> dict:
-    """``content`` if it is a mapping with known fields of the right types, else ValueError."""
+    """``content`` itself.
+
+    Args:
+        content: what stands in the file.
+        fields: name -> type of every allowed field.
+        where: file and row, for messages.
+        needed: fields that must be there.
+
+    Raises:
+        ValueError: ``content`` is not a mapping, or a field is unknown, missing or of another type.
+    """
     if not isinstance(content, dict):
         raise ValueError(f"{where} must be a mapping with {', '.join(fields)}; got {content!r}")
     for key, value in content.items():
@@ -44,7 +60,7 @@ def checked(content: Any, fields: Mapping[str, type], where: str, needed: Sequen
 
 
 def numbers(content: Mapping[str, Any], where: str) -> dict[str, float]:
-    """A copy of ``content`` if its values are numbers, else ValueError."""
+    """A copy of ``content``. Raises ValueError if a value is not a number."""
     for key, value in content.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"{where}: {key} must be a number, got {value!r}")

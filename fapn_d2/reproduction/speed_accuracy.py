@@ -5,7 +5,7 @@ Accuracy comes from the ledger and from the records of ``tools/reproduce.py``, s
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,33 +15,6 @@ from .records import Record
 
 PAPER, OTHERS, MEASURED = "paper, its GPU", "others, as printed in the paper", "measured here"
 _PRINTED_MIOU, _MEASURED_MIOU = ("mIoU_test", "mIoU"), ("mIoU_val", "mIoU")
-#: Rows of the papers' tables that are not this project's, and so not in its ledgers: name, frames a second, mIoU.
-_OTHERS = {
-    "fapn.t8a": (("ESPNet", 113, 60.3), ("BiSeNet", 65.6, 74.7), ("SwiftNet", 39.9, 75.5), ("ICNet", 30.3, 69.5)),
-    "fapn.t8b": (("BiSeNetV2", 42.5, 28.7), ("ICNet", 35.7, 29.1)),
-    "sfnet.t6": (
-        ("ENet", 60, 58.3),
-        ("ESPNet", 132, 60.3),
-        ("ESPNetv2", 80, 62.1),
-        ("ERFNet", 41.9, 69.7),
-        ("BiSeNet(ResNet-18)", 43, 74.6),
-        ("BiSeNet(Xception-39)", 72, 68.4),
-        ("ICNet", 34, 69.5),
-        ("DF1-Seg", 80, 73.0),
-        ("DF2-Seg", 55, 74.8),
-        ("SwiftNet", 39.9, 75.5),
-        ("SwiftNet-ens", 18.4, 76.5),
-        ("DFANet", 100, 71.3),
-        ("CellNet", 108, 70.5),
-    ),
-    "sfnet.t10": (
-        ("SegNet", 29.4, 55.6),
-        ("ENet", 61.2, 51.3),
-        ("ICNet", 34.5, 67.1),
-        ("DFANet A", 120, 64.7),
-        ("DFANet B", 160, 59.3),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -134,16 +107,23 @@ def _table(
     slug: str, rows: Sequence[tuple[Ledger, Row]], records: Sequence[Record], timings: Sequence[Timing]
 ) -> SpeedTable:
     ledger, first = rows[0]
-    points = [Point(name, OTHERS, fps, miou) for name, fps, miou in _OTHERS.get(slug, ())]
+    points = [
+        Point(other.method, OTHERS, other.paper["FPS"], _printed_miou(other.paper))
+        for other in ledger.others.get(first.table, ())
+    ]
     for _, row in rows:
         tensorrt = row.paper.get("FPS_tensorrt")
-        miou = next(row.paper[name] for name in _PRINTED_MIOU if name in row.paper)
+        miou = _printed_miou(row.paper)
         note = f"{tensorrt:g} fps with TensorRT" if tensorrt else ""
         label = _label(row, alone=sum(other.method == row.method for _, other in rows) == 1)
         points.append(Point(label, PAPER, row.paper["FPS"], miou, note))
         points += _measured(row, label, records, timings)
     name = ledger.title.split(" (")[0].split(":")[0]
     return SpeedTable(slug, f"{name}, {first.table}", first.about, tuple(points))
+
+
+def _printed_miou(printed: Mapping[str, float]) -> float:
+    return next(printed[name] for name in _PRINTED_MIOU if name in printed)
 
 
 def _measured(row: Row, label: str, records: Sequence[Record], timings: Sequence[Timing]) -> list[Point]:

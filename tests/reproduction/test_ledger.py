@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from fapn_d2.reproduction.ledger import find_row, load_ledger, load_ledgers
+from fapn_d2.reproduction.ledger import Other, find_row, load_ledger, load_ledgers
 
 ROW = {"id": "toy.t1.a", "method": "A", "config": "net.yaml", "paper": {"mIoU": 70.5}}
 
@@ -48,6 +48,49 @@ def test_a_row_with_a_pretraining(tmp_path):
     row = ROW | {"pretraining": {"config": "net.yaml", "overrides": {"SEED": 5}}}
     (row,) = load_ledger(write(tmp_path / "toy", row)).rows
     assert row.pretraining.load().SEED == 5 and row.network.load().SEED != 5
+
+
+def test_rows_inherit_from_the_table_and_the_ledger(tmp_path):
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "b.yaml").write_text("")
+    bare = {"id": "toy.t1.a", "method": "A", "paper": {"gflops": 1.0}}
+    rows = [
+        bare,
+        bare
+        | {"id": "toy.t1.b", "config": "b.yaml", "note": "own", "start": "", "overrides": {"SEED": 2, "VERSION": 2}},
+        bare | {"id": "toy.t1.c", "pending": "no data", "tolerance": {"gflops": 3}},
+        bare | {"id": "toy.t1.d", "networks": {"x": {"config": "b.yaml", "overrides": {"SOLVER.MAX_ITER": 2}}}},
+    ]
+    table = {"name": "Table 1", "about": "toys", "rows": rows, "config": "net.yaml", "note": "of the table"}
+    table |= {"overrides": {"SOLVER.MAX_ITER": 9, "SEED": 1}, "flops_size": [4, 8], "tolerance": {"gflops": 2}}
+    outer = {"pending": "nothing is built", "start": "random weights", "flops_convention": "2macs"}
+    tables = [table, {"name": "Table 2", "about": "none", "rows": [bare | {"id": "toy.t2.a"}]}]
+    path = write(tmp_path / "toy", tables=tables, tolerance={"gflops": 1, "params_M": 1}, **outer)
+    a, b, c, d, e = load_ledger(path).rows
+    assert (a.network.config.name, b.network.config.name) == ("net.yaml", "b.yaml")
+    assert a.network.options() == ["SOLVER.MAX_ITER", 9, "SEED", 1]
+    assert b.network.options() == ["SEED", 2, "X", 2, "SOLVER.MAX_ITER", 9]  # its own first
+    assert d.networks["x"].options() == ["SOLVER.MAX_ITER", 2, "SEED", 1]
+    assert [row.note for row in (a, b, e)] == ["of the table", "own", ""]
+    assert [row.start for row in (a, b, e)] == ["random weights", "", "random weights"]
+    assert [row.pending for row in (a, b, c, d, e)] == ["", "", "no data", "", "nothing is built"]
+    assert not c.networks and not e.networks
+    assert a.tolerance == {"gflops": 2, "params_M": 1} and c.tolerance == {"gflops": 3, "params_M": 1}
+    assert a.flops_size == (4, 8) and e.flops_size is None and a.flops_convention == "2macs"
+
+
+def test_methods_of_other_papers(tmp_path):
+    others = [{"method": "ESPNet", "paper": {"FPS": 113, "mIoU": 60.3}}]
+    table = {"name": "Table 1", "about": "toys", "rows": [ROW]}
+    ledger = load_ledger(write(tmp_path / "toy", tables=[table | {"others": others}]))
+    assert ledger.others == {"Table 1": (Other("ESPNet", {"FPS": 113, "mIoU": 60.3}),)}
+    assert [row.id for row in ledger.rows] == ["toy.t1.a"]  # nothing to reproduce
+    wrong = table | {"others": [{"method": "X"}]}
+    with pytest.raises(ValueError, match="table Table 1, others lacks paper"):
+        load_ledger(write(tmp_path / "lacking", tables=[wrong]))
+    wrong = table | {"others": [{"method": "X", "paper": {"FPS": "fast"}}]}
+    with pytest.raises(ValueError, match="table Table 1, X: FPS must be a number, got 'fast'"):
+        load_ledger(write(tmp_path / "text", tables=[wrong]))
 
 
 def test_ledgers_and_ids(tmp_path):
