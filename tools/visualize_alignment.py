@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--against", metavar="CONFIG", help="config of another network, shown beside it")
     parser.add_argument("--against-weights", help="checkpoint of the other network; default MODEL.WEIGHTS")
     parser.add_argument("--against-name", default="FPN", help="name of the other network")
-    parser.add_argument("--image", nargs="+", default=[], help="files; default: the first ones of DATASETS.TEST")
+    parser.add_argument("--image", nargs="+", default=[], help="files and folders; default: images of DATASETS.TEST")
     parser.add_argument("--number", type=int, default=3, help="how many of DATASETS.TEST")
     parser.add_argument("--score", type=float, default=0.5, help="least score of objects that are drawn")
     parser.add_argument("--output", type=Path, default=Path("output/alignment"), help="folder for PNGs and index.html")

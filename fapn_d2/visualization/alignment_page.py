@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from ..data import PyramidDatasetMapper
+from ..inference.predictor import find_images
 from ..inference.trained import load_trained
 from .alignment import REDUCTION
 from .color import to_hex
@@ -68,13 +69,15 @@ class Network:
 def choose_records(dataset: str, *, files: Sequence[str], number: int) -> list[dict]:
     """Records of image files, or, without any, the first ``number`` of a data set with their labels.
 
+    Args:
+        dataset: name in ``DatasetCatalog``.
+        files: files, folders and patterns, see :func:`find_images`.
+        number: how many records of the data set.
+
     Raises:
-        FileNotFoundError: a file that is not there.
+        FileNotFoundError: a file does not exist.
     """
-    for file in files:
-        if not Path(file).is_file():
-            raise FileNotFoundError(f"image {file} does not exist")
-    return [{"file_name": str(file)} for file in files] or DatasetCatalog.get(dataset)[:number]
+    return [{"file_name": str(file)} for file in find_images(files)] or DatasetCatalog.get(dataset)[:number]
 
 
 def write_alignment_report(
@@ -116,15 +119,16 @@ def _report_image(page: Page, networks: Sequence[Network], record: dict, folder:
     found = [(network.name, view.found) for network, view in zip(networks, views)]
     truth = None
     if "annotations" in record or "sem_seg_file_name" in record:
-        truth = from_labels(record, networks[0].cfg.DATASETS.TEST[0])
+        cfg = networks[0].cfg
+        truth = from_labels(record, cfg.DATASETS.TEST[0], ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
     shown = [*found, *([("ground truth", truth)] if truth else [])]
-    row = [Picture(paint_segments(image, segments, scale=scale), name) for name, segments in shown]
+    row = [Picture(paint_segments(image, segments, scale=scale, labels=True), name) for name, segments in shown]
     row.append(Picture(enlarge(image, scale), "image"))
     page.section(stem)
     page.legend(_legend([segments for _, segments in shown]))
     page.pictures([row], columns=len(row))
     _save(sheet([row]), folder / f"{stem}_predictions.png")
-    if truth is not None:
+    if truth is not None and all(segments.extent != "boxes" for _, segments in shown):
         row = _error_row(image, found, truth, scale=scale)
         page.text(_ERRORS + (_CHANGES if len(found) > 1 else ""))
         page.pictures([row], columns=len(row))

@@ -45,8 +45,8 @@ def line_chart(lines: Mapping[str, Line], *, title: str, x_label: str) -> str:
     axes.set_yticks(y_ticks, [f"{y:g}" for y in y_ticks])
     axes.set(xlim=(0, x_ticks[-1]), ylim=(0, y_ticks[-1]))
     axes.set_xlabel(x_label, color=_INK, loc="right")
-    axes.grid(axis="y", color=_GRID)
-    axes.tick_params(length=0, labelcolor=_INK)
+    axes.grid(axis="y", color=_GRID, linewidth=1)
+    axes.tick_params(length=0, pad=6, labelcolor=_INK)
     axes.spines[:].set_visible(False)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):

@@ -5,6 +5,7 @@ Legend: H x W size of the image, s enlargement. Pictures are (H, W, 3) uint8, RG
 
 import cv2
 import numpy as np
+from detectron2.utils.visualizer import Visualizer
 
 from .color import RGB
 from .segments import Segments
@@ -19,14 +20,17 @@ def enlarge(image: np.ndarray, scale: int, *, smooth: bool = True) -> np.ndarray
     return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST)
 
 
-def paint_segments(image: np.ndarray, found: Segments, *, scale: int = 3, strength: float = 0.62) -> np.ndarray:
+def paint_segments(
+    image: np.ndarray, found: Segments, *, scale: int = 3, strength: float = 0.62, labels: bool = False
+) -> np.ndarray:
     """The image with each segment tinted in its colour and outlined.
 
     Args:
         image: picture (H,W,3).
-        found: segments of the same H x W; what belongs to none is dark.
+        found: segments of the same H x W. Pixels in none are dark, unless only objects are looked for.
         scale: s; outlines are drawn at the enlarged size, so that they are smooth and thin.
         strength: of the tint, 0 to 1.
+        labels: write names and scores; a detector's boxes are drawn in any case.
 
     Returns:
         Picture (sH,sW,3).
@@ -36,17 +40,41 @@ def paint_segments(image: np.ndarray, found: Segments, *, scale: int = 3, streng
     """
     if image.shape[:2] != found.labels.shape:
         raise ValueError(f"the image has {image.shape[:2]} pixels, its segments {found.labels.shape}")
-    labels = enlarge_labels(found.labels, scale)
+    numbers = enlarge_labels(found.labels, scale)
     highest = max(found.segments, default=0)
     colors = np.array([NOTHING] + [found.segments[i].color for i in range(1, highest + 1)], np.float32)
     things = np.array([False] + [found.segments[i].is_thing for i in range(1, highest + 1)])
     base = enlarge(image, scale).astype(np.float32)
     # Objects are tinted more than regions, which then look like the ground they stand on.
-    tint = np.where(things[labels], strength, strength * 0.72)[..., None].astype(np.float32)
-    tint[labels == 0] = 0.8
-    picture = base * (1 - tint) + colors[labels] * tint
-    line = outlines(labels)[..., None]
-    return np.clip(picture * (1 - line) + 255 * line, 0, 255).round().astype(np.uint8)
+    tint = np.where(things[numbers], strength, strength * 0.72)[..., None].astype(np.float32)
+    tint[numbers == 0] = 0.8 if found.extent == "image" else 0.0
+    picture = base * (1 - tint) + colors[numbers] * tint
+    line = outlines(numbers)[..., None]
+    picture = np.clip(picture * (1 - line) + 255 * line, 0, 255).round().astype(np.uint8)
+    return _annotate(picture, found, numbers, scale=scale, labels=labels)
+
+
+def _annotate(picture: np.ndarray, found: Segments, numbers: np.ndarray, *, scale: int, labels: bool) -> np.ndarray:
+    """The picture with Detectron2's boxes and labels. Its masks are not used: they fill the holes of objects."""
+    boxed = {} if found.extent == "image" else {i: s for i, s in found.segments.items() if s.box is not None}
+    if not boxed and not labels:
+        return picture
+    drawn = Visualizer(picture)
+    if labels:
+        for number, segment in found.segments.items():
+            place = np.argwhere(numbers == number)
+            if number not in boxed and len(place):
+                drawn.draw_text(segment.label, tuple(np.median(place, axis=0)[::-1]), color=_unit(segment.color))
+    drawn.overlay_instances(
+        boxes=np.array([segment.box for segment in boxed.values()]).reshape(-1, 4) * scale,
+        labels=[segment.label for segment in boxed.values()] if labels else None,
+        assigned_colors=[_unit(segment.color) for segment in boxed.values()],
+    )
+    return drawn.output.get_image()
+
+
+def _unit(color: RGB) -> tuple[float, ...]:
+    return tuple(c / 255 for c in color)
 
 
 def enlarge_labels(labels: np.ndarray, scale: int) -> np.ndarray:

@@ -3,66 +3,90 @@
 Legend: H x W size of the image.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from detectron2.data import MetadataCatalog
-from PIL import Image
+from detectron2.structures import BoxMode
+from detectron2.utils.colormap import colormap
 from pycocotools import mask as coco_mask
 
+from ..data.reading import read_labels
 from .color import RGB, shade
 
-#: For classes whose data set has no colours.
-_PALETTE: tuple[RGB, ...] = (
-    (230, 85, 60),
-    (60, 130, 220),
-    (240, 180, 40),
-    (70, 170, 110),
-    (170, 95, 200),
-    (40, 180, 190),
-    (150, 160, 60),
-)
+#: For classes whose data set has no colours: Detectron2's, without its black, white and greys.
+_PALETTE: tuple[RGB, ...] = tuple(tuple(int(c) for c in color) for color in colormap(rgb=True) if np.ptp(color) > 30)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A region of one class; ``color`` is its own tone, ``class_color`` that of all of its class."""
+    """An object or region of one class; ``color`` is its own tone, ``class_color`` that of its class."""
 
     name: str
     color: RGB
     class_color: RGB
     is_thing: bool
+    score: float | None = None  #: of a detector, 0 to 1
+    box: tuple[float, float, float, float] | None = None  #: of an object, (x0, y0, x1, y1) in pixels
+
+    @property
+    def label(self) -> str:
+        """``cat 87%``, or the name alone where there is no score."""
+        return self.name if self.score is None else f"{self.name} {self.score:.0%}"
 
 
 @dataclass
 class Segments:
-    """``labels``: (H,W) int32, 0 for no segment, else a key of ``segments``."""
+    """``labels``: (H,W) int32, 0 where there is no segment, else a key of ``segments``. ``extent`` is what they cover:
+    "image" (every pixel should be in one), "objects" (masks of objects alone) or "boxes" (objects without masks)."""
 
     labels: np.ndarray
     segments: dict[int, Segment] = field(default_factory=dict)
+    extent: str = "image"
 
-    def add(self, mask: np.ndarray, name: str, class_color: RGB, *, is_thing: bool) -> None:
-        """Paint one more segment over what is there; an empty mask changes nothing."""
-        if not mask.any():
+    def add(
+        self,
+        mask: np.ndarray | None,
+        name: str,
+        class_color: RGB,
+        *,
+        is_thing: bool,
+        score: float | None = None,
+        box: Sequence[float] | None = None,
+    ) -> None:
+        """Add a segment, whose pixels are painted over earlier ones.
+
+        Args:
+            mask: (H,W) bool; an empty one changes nothing, None is an object of which only the box is known.
+            name: of the class.
+            class_color: of the class.
+            is_thing: an object, which gets a tone of its own, or a region.
+            score: of the object.
+            box: of the object, (x0, y0, x1, y1) in pixels.
+        """
+        if mask is not None and not mask.any():
             return
         before = sum(s.name == name for s in self.segments.values())
         color = shade(class_color, before) if is_thing else tuple(class_color)
         number = len(self.segments) + 1
-        self.labels[mask] = number
-        self.segments[number] = Segment(name, color, tuple(class_color), is_thing)
+        if mask is not None:
+            self.labels[mask] = number
+        box = tuple(float(v) for v in box) if box is not None else None
+        self.segments[number] = Segment(name, color, tuple(class_color), is_thing, score, box)
 
 
 def from_prediction(output: dict, dataset: str, *, least_score: float = 0.5) -> Segments:
-    """What one image's output of a Detectron2 model says: ``panoptic_seg`` where there is one, else ``sem_seg`` with
-    ``instances`` on it, whichever is there.
+    """The segments of one image's output of a Detectron2 model: ``panoptic_seg`` if there is one, else ``sem_seg``,
+    ``instances`` (with or without masks), or ``instances`` on ``sem_seg``.
 
     Args:
-        output: of one image.
-        dataset: name whose metadata have class names and colours.
-        least_score: instances below it are left out (in ``panoptic_seg`` the network's own limit holds).
+        output: output for one image.
+        dataset: name whose metadata have class names and colours; classes without a name are "class 0", "class 1", ...
+        least_score: instances below it are left out (``panoptic_seg`` has the network's own limit).
 
     Raises:
-        ValueError: the output has none of the three, or instances without masks.
+        ValueError: the output has none of the three.
     """
     classes = Classes(dataset)
     if "panoptic_seg" in output:
@@ -83,18 +107,25 @@ def from_prediction(output: dict, dataset: str, *, least_score: float = 0.5) -> 
         found = _regions(output["sem_seg"].argmax(dim=0).cpu().numpy(), classes)
     if "instances" in output:
         instances = output["instances"].to("cpu")
-        if not instances.has("pred_masks"):
-            raise ValueError("the instances have no masks: there is nothing to paint for a detector of boxes alone")
-        order = instances.scores.argsort().tolist()  # the surest one is painted last
-        masks = instances.pred_masks.numpy().astype(bool)
-        found = found or Segments(np.zeros(instances.image_size, np.int32))
-        for i in (i for i in order if instances.scores[i] >= least_score):
-            found.add(masks[i], *classes.of(int(instances.pred_classes[i]), thing=True), is_thing=True)
+        masks = instances.pred_masks.numpy().astype(bool) if instances.has("pred_masks") else None
+        boxes = instances.pred_boxes.tensor.tolist() if instances.has("pred_boxes") else [None] * len(instances)
+        found = found or _no_regions(instances.image_size, "boxes" if masks is None else "objects")
+        for i in instances.scores.argsort().tolist():  # the one with the highest score is painted last
+            score = float(instances.scores[i])
+            if score >= least_score:
+                name, color = classes.of(int(instances.pred_classes[i]), thing=True)
+                mask = None if masks is None else masks[i]
+                found.add(mask, name, color, is_thing=True, score=score, box=boxes[i])
     return found
 
 
-def from_labels(record: dict, dataset: str) -> Segments:
+def from_labels(record: dict, dataset: str, *, ignore_value: int = 255) -> Segments:
     """The ground truth of a record of ``DatasetCatalog``: its label image, with its annotated objects on it.
+
+    Args:
+        record: with "sem_seg_file_name", "annotations", or both.
+        dataset: name whose metadata have class names and colours; classes without a name are "class 0", "class 1", ...
+        ignore_value: label of pixels without ground truth, unless the metadata have ``ignore_label``.
 
     Raises:
         ValueError: the record has neither.
@@ -102,13 +133,19 @@ def from_labels(record: dict, dataset: str) -> Segments:
     classes = Classes(dataset)
     found = None
     if "sem_seg_file_name" in record:
-        found = _regions(np.asarray(Image.open(record["sem_seg_file_name"])), classes)
+        void = MetadataCatalog.get(dataset).get("ignore_label", ignore_value)
+        found = _regions(read_labels(record["sem_seg_file_name"]), classes, void=void)
     if "annotations" in record:
         size = record["height"], record["width"]
-        found = found or Segments(np.zeros(size, np.int32))
+        with_masks = any("segmentation" in annotation for annotation in record["annotations"])
+        found = found or _no_regions(size, "objects" if with_masks else "boxes")
         for annotation in record["annotations"]:
             name, color = classes.of(annotation["category_id"], thing=True)
-            found.add(annotation_mask(annotation, size), name, color, is_thing=True)
+            mask = annotation_mask(annotation, size) if "segmentation" in annotation else None
+            box = None
+            if "bbox" in annotation:
+                box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+            found.add(mask, name, color, is_thing=True, box=box)
     if found is None:
         raise ValueError(f"{record.get('file_name')} in {dataset} has no labels that could be drawn")
     return found
@@ -138,7 +175,7 @@ class Classes:
         metadata = MetadataCatalog.get(dataset)
         self.things = self._listed(metadata, "thing")
         self.stuff = self._listed(metadata, "stuff")
-        #: Panoptic FPN's semantic branch has one class for all objects, which are drawn one by one instead.
+        #: Number of the class "all objects" of Panoptic FPN's semantic branch; objects are drawn one by one instead.
         self.any_thing = 0 if self.things and self.stuff and self.stuff[0][0] == "things" else None
 
     @staticmethod
@@ -153,10 +190,14 @@ class Classes:
         return known[number] if number < len(known) else (f"class {number}", _PALETTE[number % len(_PALETTE)])
 
 
-def _regions(labels: np.ndarray, classes: Classes) -> Segments:
-    """(H,W) class numbers -> a segment a class; numbers beyond the classes (void) and "any thing" stay empty."""
+def _no_regions(size: tuple[int, int], extent: str) -> Segments:
+    return Segments(np.zeros(size, np.int32), extent=extent)
+
+
+def _regions(labels: np.ndarray, classes: Classes, *, void: int | None = None) -> Segments:
+    """(H,W) class numbers -> one segment for each class; ``void`` and "any thing" stay empty."""
     found = Segments(np.zeros(labels.shape, np.int32))
     for number in np.unique(labels):
-        if number < len(classes.stuff) and number != classes.any_thing:
+        if number not in (void, classes.any_thing):
             found.add(labels == number, *classes.of(int(number), thing=False), is_thing=False)
     return found

@@ -12,7 +12,10 @@ from PIL import Image
 from fapn_d2.config.loading import load_config
 from fapn_d2.data import generate_shapes
 from fapn_d2.engine.trainer import Trainer
-from fapn_d2.visualization.alignment_page import Network, choose_records
+from fapn_d2.visualization.alignment_page import Network, choose_records, write_alignment_report
+from fapn_d2.visualization.recording import Alignment
+from fapn_d2.visualization.segments import Segments
+from fapn_d2.visualization.view import View
 from tests.demo.test_page import Reader, assert_self_contained
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,6 +76,26 @@ def test_an_image_without_labels(place, tmp_path, monkeypatch):
     assert captions[:2] == ["Fa/PN 2", "image"] and "ground truth" not in captions
     assert (tmp_path / "out" / "mine_Fa_PN_2.png").is_file()
     assert not (tmp_path / "out" / "mine_errors.png").exists() and not any("right" in c for c in captions)
+
+
+def test_a_detector_of_boxes_alone(place, tmp_path, monkeypatch):
+    """Boxes are drawn beside the ground truth; there are no errors of pixels to draw."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(place / "data"))
+    found = Segments(np.zeros((64, 96), np.int32), extent="boxes")
+    found.add(None, "disc", (200, 0, 0), is_thing=True, score=0.8, box=(10, 10, 60, 50))
+
+    class Detector:
+        name, cfg = "boxes", load_config(config("FaPN"), OPTS)
+
+        def look(self, record, *, least_score):
+            maps = torch.rand(2, 3, 16, 24)
+            return View(np.zeros((64, 96, 3), np.uint8), found, [Alignment(2, 4, *maps, displacement=None)])
+
+    records = choose_records("shapes_val_panoptic_separated", files=[], number=1)
+    page = write_alignment_report([Detector()], records, tmp_path).read_text()
+    captions = [a["alt"] for a in Reader(page).all("img")]
+    assert captions[:3] == ["boxes", "ground truth", "image"] and "Errors:" not in page
+    assert {p.name for p in tmp_path.iterdir()} == {"000001_predictions.png", "000001_boxes.png", "index.html"}
 
 
 @pytest.mark.parametrize(

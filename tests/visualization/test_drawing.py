@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, BoxMode, Instances
+from PIL import Image
 
 from fapn_d2.visualization.alignment import draw_alignment, reduce_channels
 from fapn_d2.visualization.color import common_range, flow_colors, flow_wheel, heat, shade, to_hex
@@ -101,14 +102,68 @@ def test_prediction_of_instances_over_regions(dataset):
     assert names == [["cat", "sky", "sky"], ["cat", "dog", "dog"]]
     with pytest.raises(ValueError, match="the network gives \\['proposals'\\]"):
         from_prediction({"proposals": None}, dataset)
-    instances.remove("pred_masks")
-    with pytest.raises(ValueError, match="have no masks"):
-        from_prediction({"instances": instances}, dataset)
+    alone = from_prediction({"instances": instances}, dataset)
+    assert alone.extent == "objects" and [s.label for s in alone.segments.values()] == ["dog 60%", "cat 90%"]
+
+
+def test_prediction_of_boxes_alone(dataset):
+    instances = Instances((20, 30))
+    instances.pred_boxes = Boxes([[2.0, 3.0, 12.0, 15.0], [20.0, 1.0, 28.0, 9.0], [0.0, 0.0, 1.0, 1.0]])
+    instances.pred_classes = torch.tensor([1, 0, 0])
+    instances.scores = torch.tensor([0.9, 0.75, 0.1])
+    found = from_prediction({"instances": instances}, dataset)
+    assert found.extent == "boxes" and not found.labels.any()
+    assert [(s.label, s.box) for s in found.segments.values()] == [
+        ("cat 75%", (20, 1, 28, 9)),
+        ("dog 90%", (2, 3, 12, 15)),
+    ]
+    gray = np.full((20, 30, 3), 100, np.uint8)
+    picture = paint_segments(gray, found, scale=10)
+    assert picture.shape == (200, 300, 3) and picture[100, 70].tolist() == [100, 100, 100]  # not darkened
+    for y, x, channel in ((100, 20, 2), (30, 70, 2), (50, 280, 0), (10, 240, 0)):  # sides: dogs are blue, cats red
+        assert picture[y, x, channel] > picture[y, x, 1] + 40
+    named = paint_segments(gray, found, scale=10, labels=True)
+    changed = (named != picture).any(axis=2)
+    assert changed.sum() > 200 and named[changed].max() > 180  # letters on dark ground, near the boxes' corners
+    assert not changed[170:].any()
+
+
+def test_an_own_data_set_without_names_is_not_black(tmp_path):
+    """Nothing is registered: classes have numbers for names, and colours; only what is ignored stays empty."""
+    logits = torch.zeros(3, 2, 3)
+    logits[2, 0] = logits[1, 1] = 1.0
+    found = from_prediction({"sem_seg": logits}, "never_registered")
+    assert [s.name for s in found.segments.values()] == ["class 1", "class 2"] and found.labels.min() > 0
+    assert len({s.color for s in found.segments.values()}) == 2
+    assert paint_segments(np.full((2, 3, 3), 100, np.uint8), found, scale=1, strength=1.0).max(axis=2).min() > 100
+    path = tmp_path / "label.png"
+    Image.fromarray(np.array([[0, 2, 255], [1, 9, 2]], np.uint8)).save(path)
+    record = {"sem_seg_file_name": str(path)}
+    truth = from_labels(record, "never_registered")
+    names = [[truth.segments[v].name if v else "" for v in row] for row in truth.labels.tolist()]
+    assert names == [["class 0", "class 2", ""], ["class 1", "class 9", "class 2"]]
+    assert from_labels(record, "never_registered", ignore_value=9).labels[1, 1] == 0
+    instances = Instances((2, 3), pred_masks=torch.ones(1, 2, 3, dtype=torch.bool), scores=torch.ones(1))
+    instances.pred_classes = torch.tensor([100])
+    assert from_prediction({"instances": instances}, "never_registered").segments[1].name == "class 100"
+
+
+def test_names_of_regions_are_written_on_them(dataset):
+    found = Segments(np.zeros((60, 80), np.int32))
+    found.add(np.ones((60, 80), bool), "sky", BLUE, is_thing=False)
+    gray = np.full((60, 80, 3), 100, np.uint8)
+    plain, named = (paint_segments(gray, found, scale=2, labels=labels) for labels in (False, True))
+    rows, columns = np.nonzero((plain != named).any(axis=2))
+    assert named.shape == (120, 160, 3) and 55 < rows.mean() < 80 and abs(columns.mean() - 80) < 4
+
+
+def test_annotations_without_masks(dataset):
+    box = {"category_id": 1, "bbox": [2.0, 1.0, 4.0, 3.0], "bbox_mode": BoxMode.XYWH_ABS}
+    truth = from_labels({"annotations": [box], "height": 8, "width": 9}, dataset)
+    assert truth.extent == "boxes" and truth.segments[1].box == (2, 1, 6, 4)
 
 
 def test_labels_of_a_record(dataset, tmp_path):
-    from PIL import Image
-
     path = tmp_path / "label.png"
     Image.fromarray(np.array([[1, 1, 1], [0, 255, 1]], np.uint8)).save(path)
     square = {"category_id": 1, "segmentation": [[0.0, 1.0, 1.0, 1.0, 1.0, 2.0, 0.0, 2.0]]}

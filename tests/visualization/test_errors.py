@@ -103,5 +103,5 @@ def test_fields_of_all_levels_in_one_row():
     assert captions[2] == "P3 to P2, 5 times as long" and len(captions) == 3
     row = alignment_row(records[0], image, scale=2)
     assert [p.caption.split(",")[0] for p in row] == ["P4 to P3 before", "P4 to P3 after", "flow", "flow"]
-    assert row[2].pixels[-1, 0].tolist() == [255, round(255 * 55 / 8 / 15), 0]  # down and to the right: an eighth round
+    assert row[2].pixels[-1, 0].tolist() == [255, int(255 * 54 / 8 / 15), 0]  # down and to the right: an eighth round
     assert field_row([record(2, None)], image, scale=2) == []
