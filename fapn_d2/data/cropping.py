@@ -1,6 +1,5 @@
 """Crops as augmentations of Detectron2: resizing, padding and cropping in one step, crops around a point."""
 
-import inspect
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,15 +55,17 @@ class ResizedCrop(T.Augmentation):
 
     Args:
         resize: an augmentation of Detectron2's that resizes, or `RandomScale`.
-        crop: one of Detectron2's random crops, or `RandomCropAroundPoint`.
+        crop: one of Detectron2's random crops, or an augmentation whose ``input_args`` say what it reads, as
+            `RandomCropAroundPoint`.
         pad: None, or what comes between the two.
     """
 
     def __init__(self, resize: T.Augmentation, crop: T.Augmentation, *, pad: PadToSize | None = None):
         super().__init__()
         self.resize, self.crop, self.pad = resize, crop, pad
-        #: What Detectron2 hands to get_transform: "image", then what the crop looks at besides.
-        self.input_args = tuple(inspect.signature(crop.get_transform).parameters)
+        #: What Detectron2 hands to get_transform: "image", then what the crop reads besides. Detectron2 leaves it at
+        #: None in its own crops until their first use.
+        self.input_args = crop.input_args or (("image", "sem_seg") if self.reads_labels else ("image",))
 
     @property
     def reads_labels(self) -> bool:
@@ -187,7 +188,7 @@ def _blank(h: int, w: int) -> np.ndarray:
 
 
 class RandomCropAroundPoint(T.Augmentation):
-    """A random crop that holds the point of its input, if that has one.
+    """A random crop that contains the point of its input, if the input has one.
 
     Args:
         kind, size: as Detectron2's ``RandomCrop``.
@@ -195,6 +196,8 @@ class RandomCropAroundPoint(T.Augmentation):
         max_area: largest part of the labelled pixels in a crop that one class may have; ten crops are tried.
         ignore_value: marks pixels that are not labelled.
     """
+
+    input_args = ("image", "sem_seg", "class_point")
 
     def __init__(self, kind: str, size: Sequence[float], *, centred: bool, max_area: float, ignore_value: int):
         super().__init__()

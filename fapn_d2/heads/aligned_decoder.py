@@ -15,12 +15,13 @@ from ..layers.conv import conv_norm_relu
 from ..layers.flow_align import FlowAlign
 from ..layers.resize import resize_to
 from .deep_supervision import AuxiliaryClassifier, Supervision, loss_from_config, supervision_from_config
+from .sized_head import SizedHead
 
 FUSION_ALIGNS = ("bilinear", "flow")
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
-class AlignedDecoderHead(nn.Module):
+class AlignedDecoderHead(SizedHead):
     """All levels at the finest one's size, concatenated from fine to coarse -> 3x3 convolution, norm, ReLU -> 1x1.
 
     SFNet, Section 3.3 and Figure 4; the top-down part of its decoder is the pyramid. The paper's text aligns by flow
@@ -125,16 +126,7 @@ class AlignedDecoderHead(nn.Module):
     def forward(
         self, features: dict[str, Tensor], targets: Tensor | None = None, *, size: tuple[int, int] | None = None
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """What Detectron2's ``SemanticSegmentor`` and ``PanopticFPN`` call.
-
-        Args:
-            features: maps by name.
-            targets: (N, H, W), labels of the padded images; in training.
-            size: (H, W) of the images as they entered the backbone; None: the finest level's size times its stride.
-
-        Returns:
-            In training (None, losses by name), else (logits (N, K, H, W), {}).
-        """
+        """See ``SizedHead``."""
         logits = self.layers(features)
         if self.training:
             return None, self.losses(logits, features, targets)

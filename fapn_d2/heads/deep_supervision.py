@@ -3,23 +3,19 @@
 SFNet, Section 3.3, "Cascaded Deeply Supervised Learning". Legend: N images, C channels, H x W size of a map, K classes.
 """
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor, nn
 
 from ..layers.conv import conv_norm_relu
 from ..layers.losses import ohem_cross_entropy, pixel_cross_entropy
+from ..necks.topdown import PyramidShapes
 
 LOSSES = ("cross_entropy", "ohem")
-#: Kind of a pyramid's training-only map -> what makes the pyramid give it.
-_PYRAMID_MAP = re.compile(r"(merged|lateral)(\d+)")
 
 
 @dataclass(frozen=True)
@@ -68,15 +64,14 @@ def supervision_from_config(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> 
 
     Args:
         cfg: Detectron2's config.
-        input_shape: what the backbone says it gives. Maps that a pyramid gives in training only are not in it: those
-            of the pyramid have its channels, those below it are asked of the bottom-up builder.
+        input_shape: ``output_shape()`` of the backbone. That of a pyramid also has the shapes of its maps for training.
 
     Raises:
-        ValueError: a list of another length than FEATURES, an unknown loss, or a map that nothing gives.
+        ValueError: a list of another length than FEATURES, an unknown loss, or a map that does not exist.
     """
     node = cfg.MODEL.SEM_SEG_HEAD.DEEP_SUPERVISION
     features = list(node.FEATURES)
-    channels_in = [_channels(feature, cfg, input_shape) for feature in features]
+    channels_in = [_channels(feature, input_shape) for feature in features]
     weights = _per_feature(node, "WEIGHTS", default=1.0)
     losses = _per_feature(node, "LOSSES", default=cfg.MODEL.SEM_SEG_HEAD.LOSS)
     channels = _per_feature(node, "CHANNELS", default=0)
@@ -98,28 +93,17 @@ def _per_feature(node: CfgNode, key: str, *, default) -> list:
     return values
 
 
-def _channels(feature: str, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> int:
-    if feature in input_shape:
-        return input_shape[feature].channels
+def _channels(feature: str, input_shape: Mapping[str, ShapeSpec]) -> int:
+    shapes, withheld = dict(input_shape), {}
+    if isinstance(input_shape, PyramidShapes):
+        shapes |= input_shape.extra
+        withheld = input_shape.withheld
+    if feature in shapes:
+        return shapes[feature].channels
     key = "MODEL.SEM_SEG_HEAD.DEEP_SUPERVISION.FEATURES"
-    found = _PYRAMID_MAP.fullmatch(feature)
-    kind = found[1] if found else "bottom_up"
-    if found and f"p{found[2]}" in input_shape:
-        channels = input_shape[f"p{found[2]}"].channels
-    elif found:
-        raise ValueError(f"{key} has {feature!r}, but the backbone's levels are {', '.join(input_shape)}")
-    else:
-        channels = _bottom_up_channels(feature, cfg, key)
-    if kind not in cfg.MODEL.NECK.EXTRA_OUTPUTS:
-        raise ValueError(f"{key} has {feature!r}, which is there only if MODEL.NECK.EXTRA_OUTPUTS has {kind!r}")
-    return channels
-
-
-def _bottom_up_channels(feature: str, cfg: CfgNode, key: str) -> int:
-    # The pyramid's output_shape() does not have them; on the meta device the bottom-up network costs next to nothing.
-    with torch.device("meta"):
-        bottom_up = BACKBONE_REGISTRY.get(cfg.MODEL.NECK.BOTTOM_UP)(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
-    shapes = bottom_up.output_shape()
-    if feature not in shapes:
-        raise ValueError(f"{key} has {feature!r}, which nothing gives; the bottom-up network gives {', '.join(shapes)}")
-    return shapes[feature].channels
+    if feature in withheld:
+        raise ValueError(
+            f"{key} names the map {feature!r}, which is there only if MODEL.NECK.EXTRA_OUTPUTS has "
+            f"{withheld[feature]!r}; add it"
+        )
+    raise ValueError(f"{key} names the map {feature!r}, which does not exist; available maps: {', '.join(shapes)}")

@@ -32,16 +32,13 @@ class FeatureAlign(nn.Module):
         upsample: "bilinear" (official code) or "nearest" (Appendix B, real-time).
         offset_gain: factor on U in the offset branch only; the convolution samples U itself.
         norm: name for Detectron2's ``get_norm``, applied after the 1x1.
-        fused_input: True predicts offsets from, and aligns, one map that has been fused already (``align_fused``);
-            there is no concatenation then and no 1x1 (Table 1, the row with a dagger).
-        backend: of the deformable convolution; None: the process's choice.
+        fused_input: True: the module aligns one map that has been fused already, by offsets predicted from that map
+            (Table 1, the row with a dagger). There is no concatenation then, and no 1x1 convolution.
+        backend: backend of the deformable convolution; None: the process's choice.
 
     Raises:
-        ValueError: if ``upsample`` or ``backend`` is unknown or C is not a multiple of G.
+        ValueError: ``upsample`` or ``backend`` is unknown, or C is not a multiple of G.
     """
-
-    #: The fine map is read, not just its size.
-    needs_fine_features = True
 
     def __init__(
         self,
@@ -59,6 +56,7 @@ class FeatureAlign(nn.Module):
             raise ValueError(f"unknown upsampling {upsample!r} before alignment; allowed: {', '.join(RESIZE_MODES)}")
         if channels % offset_groups:
             raise ValueError(f"{channels} channels cannot be split into {offset_groups} offset groups of equal size")
+        self.fused_input = fused_input
         self.upsample_mode = upsample
         self.offset_gain = offset_gain
         self.num_mask_channels = 9 * offset_groups
@@ -74,7 +72,17 @@ class FeatureAlign(nn.Module):
         )
 
     def forward(self, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
-        """(N,C,H,W), (N,C,h,w) -> (N,C,H,W): ``coarse`` aligned to ``fine``."""
+        """(N,C,H,W), (N,C,h,w) -> (N,C,H,W): ``coarse`` aligned to ``fine``.
+
+        With ``fused_input`` both arguments are the fused map, which is aligned by itself.
+        """
+        if self.fused_input:
+            return self.align_fused(coarse)
+        reference = self._reference(fine, coarse)
+        return self._align(self.upsample(fine, coarse), reference)
+
+    def _reference(self, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+        """(N,C,H,W), (N,C,h,w) -> (N,C,H,W): R, from which offsets and masks are predicted."""
         # W [L, gain U] = W_l L + up(gain W_u coarse), because a 1x1 convolution commutes with resampling, whose weights
         # sum to one: no concatenation, and half of the product at the coarse size.
         weight = self.offset_reduce.weight
@@ -84,7 +92,12 @@ class FeatureAlign(nn.Module):
         reference += self.upsample(fine, F.conv2d(coarse, self.offset_gain * of_coarse))
         if self.offset_reduce.norm is not None:
             reference = self.offset_reduce.norm(reference)
-        return self._align(self.upsample(fine, coarse), reference)
+        return reference
+
+    def displacement(self, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+        """(N,C,H,W), (N,C,h,w) -> (N,2,H,W): `mean_displacement` of the offsets, in float32, in pixels of ``fine``."""
+        offset, mask = self._offsets(coarse if self.fused_input else self._reference(fine, coarse))
+        return mean_displacement(offset.float(), mask.float(), self.deform_conv.weight.float())
 
     def upsample(self, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
         """(N,C,H,W), (N,C,h,w) -> (N,C,H,W): P^u of the paper, ``coarse`` at the size of ``fine``."""
@@ -95,6 +108,32 @@ class FeatureAlign(nn.Module):
         return self._align(fused, fused)
 
     def _align(self, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.deform_conv(x, *self._offsets(reference)))
+
+    def _offsets(self, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N,C,H,W) -> offset (N,2KG,H,W) and mask (N,KG,H,W)."""
         prediction = self.offset_mask(reference)
         offset, mask = prediction.split([2 * self.num_mask_channels, self.num_mask_channels], dim=1)
-        return F.relu(self.deform_conv(x, offset, mask.sigmoid()))
+        return offset, mask.sigmoid()
+
+
+def mean_displacement(offset: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Where a deformable convolution samples on average, relative to where a plain convolution would.
+
+    This is a mean over groups and taps. Each tap is weighted by its mask and by the norm of its weights, because a tap
+    that hardly counts may point anywhere.
+
+    Args:
+        offset: (...,2GK,H,W), group-major, then taps, then (dy, dx), in pixels of the map.
+        mask: (...,GK,H,W), in [0, 1].
+        weight: (O,C,kh,kw), the weights of the convolution, with C split evenly into G groups.
+
+    Returns:
+        (...,2,H,W), (dy, dx) in pixels of the map; zeros where all masks are zero.
+    """
+    taps = weight.shape[2] * weight.shape[3]
+    groups = mask.shape[-3] // taps
+    strength = weight.reshape(len(weight), groups, -1, taps).square().sum(dim=(0, 2)).sqrt()  # (G,K)
+    share = mask.unflatten(-3, (groups, taps)) * strength[..., None, None]
+    share = share / share.sum(dim=(-4, -3), keepdim=True).clamp_min(torch.finfo(share.dtype).tiny)
+    return torch.einsum("...gkdhw,...gkhw->...dhw", offset.unflatten(-3, (groups, taps, 2)), share)

@@ -30,9 +30,6 @@ class FlowAlign(nn.Module):
         ValueError: C is odd.
     """
 
-    #: The fine map is read, not just its size.
-    needs_fine_features = True
-
     def __init__(self, channels: int, *, unit: float = OFFICIAL_UNIT, align_corners: bool = True):
         super().__init__()
         if channels % 2:
@@ -56,9 +53,16 @@ class FlowAlign(nn.Module):
 
     def predict_flow(self, fine: Tensor, coarse: Tensor) -> Tensor:
         """(N,C,H,W), (N,C,h,w) -> (N,2,H,W): the semantic flow field, in the units of ``flow_warp``."""
-        mode = "bilinear_corners" if self.align_corners else "bilinear"
-        upsampled = resize_to(self.reduce_coarse(coarse), fine.shape[-2:], mode)
+        upsampled = self.upsample(fine, self.reduce_coarse(coarse))
         return self.flow(torch.cat([upsampled, self.reduce_fine(fine)], dim=1))
+
+    def upsample(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """``coarse`` (N,C,h,w) at the size (H,W) of ``fine``: what a warp by no flow gives."""
+        return resize_to(coarse, fine.shape[-2:], "bilinear_corners" if self.align_corners else "bilinear")
+
+    def displacement(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """(N,C,H,W), (N,C,h,w) -> (N,2,H,W): the flow as (dy, dx) in pixels of ``fine``, in float32."""
+        return self.predict_flow(fine, coarse).float().flip(1) * self.unit
 
     def extra_repr(self) -> str:
         return f"unit={self.unit}, align_corners={self.align_corners}"

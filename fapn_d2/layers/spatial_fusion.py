@@ -28,7 +28,15 @@ class MaxFusion(nn.Module):
         return torch.stack(tuple(maps)).amax(dim=0)
 
 
-class AdaptiveSpatialFusion(nn.Module):
+class WeightedFusion(nn.Module):
+    """A fusion n x (N,C,H,W) -> (N,C,H,W) that weighs its maps by ``weights``, which it predicts from them."""
+
+    def weights(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """n x (N,C,H,W) -> the weights of the n maps, (N,n,...)."""
+        raise NotImplementedError
+
+
+class AdaptiveSpatialFusion(WeightedFusion):
     """ASF: every map gets a weight at every position (Section 3.2, Figure 3a).
 
     [A_1 .. A_n] -> 1x1 convolution to C -> ReLU -> 3x3 convolution to n -> sigmoid; output = sum_j w_j A_j. The gate
@@ -55,7 +63,7 @@ class AdaptiveSpatialFusion(nn.Module):
         return _weighted_sum(self.weights(maps).split(1, dim=1), maps)
 
 
-class AdaptiveChannelFusion(nn.Module):
+class AdaptiveChannelFusion(WeightedFusion):
     """ACF: every channel of every map gets a weight (Table 5).
 
     Only the paper's Figure 3b shows its structure, and no code was released. The text has it "inspired by the SE

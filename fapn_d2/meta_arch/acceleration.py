@@ -28,7 +28,7 @@ def accelerate(model: nn.Module, cfg: CfgNode) -> nn.Module:
     if cfg.MODEL.COMPILE not in COMPILE_MODES:
         raise ValueError(f"MODEL.COMPILE is {cfg.MODEL.COMPILE!r}; allowed are {', '.join(map(repr, COMPILE_MODES))}")
     if cfg.MODEL.COMPILE != "none":
-        if not isinstance(getattr(model, "backbone", None), nn.Module):
+        if "backbone" not in dict(model.named_children()):
             raise ValueError(
                 f"MODEL.COMPILE compiles the attribute `backbone` of a network, which {type(model).__name__} lacks; "
                 'set MODEL.COMPILE "none"'

@@ -1,12 +1,12 @@
 """Semantic segmentation of images as they are, for networks that take any size."""
 
-import inspect
-
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch import SemanticSegmentor
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import ImageList
 from torch import Tensor, nn
+
+from ..heads.sized_head import SizedHead
 
 
 @META_ARCH_REGISTRY.register()
@@ -48,7 +48,7 @@ class WholeImageSegmentor(SemanticSegmentor):
 
 
 def _check_head(head: nn.Module) -> None:
-    if "size" not in inspect.signature(head.forward).parameters:
+    if not isinstance(head, SizedHead):
         raise ValueError(
             f"MODEL.META_ARCHITECTURE WholeImageSegmentor tells its head the size of the images, which "
             f"{type(head).__name__} does not take; use SemanticSegmentor, or one of AlignedDecoderHead, SingleLevelHead"

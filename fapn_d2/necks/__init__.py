@@ -1,4 +1,4 @@
-"""Feature pyramids: one top-down loop with holes, strategies to fill them, presets that are the papers."""
+"""Feature pyramids: one top-down loop, strategies for each of its parts, and one preset per paper."""
 
 from .build import (
     build_pyramid_backbone,

@@ -1,13 +1,15 @@
-"""From a config to a pyramid: Detectron2's BACKBONE registry gets one builder a paper, each with the paper's preset."""
+"""From a config to a pyramid: one builder per paper in Detectron2's BACKBONE registry, with the paper's preset."""
 
 import math
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import nn
 
 from ..config.keys import neck_defaults
 from . import strategies  # noqa: F401  (imported to register)
+from .parts import Align, Context, Merge
 from .presets import resolve_strategies
 from .registry import ALIGNS, CONTEXTS, FUSES, LATERALS, MERGES, OUTPUTS, Level
 from .top_blocks import build_top_block
@@ -111,13 +113,15 @@ def build_pyramid(
         norm=cfg.MODEL.FPN.NORM,
         merges=names["MERGE"],
     )
-    merges = [MERGES.get(name)() for name in names["MERGE"]]
+    merges = [MERGES.build(name) for name in names["MERGE"]]
     context = CONTEXTS.build(names["CONTEXT"][0], levels[-1], neck)
+    if isinstance(context, nn.Module):
+        context = Context(context)
     extension = build_top_block(neck, neck.TOP_BLOCK or top_block, bottom_up.output_shape(), levels)
     laterals, outputs, aligns, fuses = [], [], [], []
     for i, level in enumerate(levels):
         merge = merges[i] if i < len(merges) else None
-        used = merge.uses_lateral if merge else not getattr(context, "replaces_lateral", False)
+        used = merge.uses_lateral if merge else context is None or not context.replaces_lateral
         laterals.append(LATERALS.build(names["LATERAL"][i], level, neck) if used else None)
         outputs.append(OUTPUTS.build(names["OUTPUT"][i], level, neck))
         if merge:
@@ -132,7 +136,7 @@ def build_pyramid(
         fuses=fuses,
         merges=merges,
         outputs=outputs,
-        context=context,
+        context=context.module if context else None,
         top_block=extension,
         extra_outputs=dict.fromkeys([*extra_outputs, *neck.EXTRA_OUTPUTS]),
     )
@@ -180,14 +184,15 @@ def _build_bottom_up(cfg: CfgNode, name: str, input_shape: ShapeSpec) -> Backbon
     return BACKBONE_REGISTRY.get(name)(cfg, input_shape)
 
 
-def _check_merge(merge, align, merge_name: str, align_name: str) -> None:
-    lacking = [method for method in merge.needs if not hasattr(align, method)]
-    if lacking:
+def _check_merge(merge: Merge, align: Align | None, merge_name: str, align_name: str) -> None:
+    if align is None:
+        return
+    if merge.aligns_fused and not align.fused_input:
         raise ValueError(
-            f"MODEL.NECK.MERGE {merge_name!r} aligns a fused map, which ALIGN {align_name!r} cannot do (it has no "
-            f"{' and no '.join(lacking)}); use ALIGN 'deform' or MERGE 'align_then_fuse'"
+            f"MODEL.NECK.MERGE {merge_name!r} aligns a fused map, which ALIGN {align_name!r} cannot do; use ALIGN "
+            "'deform' or MERGE 'align_then_fuse'"
         )
-    if not merge.uses_lateral and getattr(align, "needs_fine_features", False):
+    if not merge.uses_lateral and align.needs_fine_features:
         raise ValueError(
             f"MODEL.NECK.MERGE {merge_name!r} has no lateral map, which ALIGN {align_name!r} reads; "
             "use ALIGN 'nearest' or 'bilinear'"

@@ -1,10 +1,13 @@
-"""Registries of the strategies that fill the holes of a pyramid, and what a strategy is told about its level."""
+"""Registries of the strategies for each part of a pyramid, and what a strategy is told about its level."""
 
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import NoneType
 
 from torch import nn
+
+from .parts import Align, Context, Merge
 
 
 @dataclass(frozen=True)
@@ -13,7 +16,7 @@ class Level:
 
     feature: str  #: name of the bottom-up map, e.g. "res4"
     stage: int  #: number in the names "p<stage>" and "fpn_lateral<stage>", log2 of the stride where that is whole
-    stride: int  #: input pixels a step of this map
+    stride: int  #: input pixels per pixel of this map
     in_channels: int  #: channels of the bottom-up map
     out_channels: int  #: channels of the pyramid
     norm: str  #: name for Detectron2's ``get_norm``, "" for none
@@ -21,14 +24,23 @@ class Level:
 
 
 class StrategyRegistry:
-    """Names -> strategies of one hole. ``key`` is the configuration key whose values the names are."""
+    """Names -> strategies for one part of the pyramid.
 
-    def __init__(self, key: str):
+    Args:
+        key: the configuration key whose values the names are.
+        products: the types that a strategy may return.
+    """
+
+    def __init__(self, key: str, *products: type):
         self.key = key
+        self._products = products
         self._strategies: dict[str, Callable] = {}
 
     def register(self, strategy: Callable) -> Callable:
-        """Decorator: register ``strategy`` under its own name, which is for the config: a verb or a thing, no paper."""
+        """Decorator: register ``strategy`` under its function name.
+
+        Users write this name in the config, so it should say what the strategy does, not which paper it is from.
+        """
         name = strategy.__name__
         if name in self._strategies:
             raise ValueError(f"{self.key} has a strategy named {name!r} already")
@@ -46,22 +58,32 @@ class StrategyRegistry:
             raise ValueError(f"{self.key}: unknown strategy {name!r}{hint}; allowed: {', '.join(self.names())}")
         return self._strategies[name]
 
-    def build(self, name: str, level: Level, neck) -> nn.Module | None:
-        """Build the strategy ``name`` for ``level``; ``neck`` is the node MODEL.NECK with the strategies' numbers."""
-        return self.get(name)(level, neck)
+    def build(self, name: str, *args):
+        """The part that the strategy ``name`` returns.
+
+        Args:
+            name: a registered name.
+            *args: what the strategies of this registry take: the `Level` and the node MODEL.NECK with the numbers of
+                all strategies; nothing for MERGES.
+
+        Raises:
+            ValueError: an unknown name, or a strategy that returns something else than the pyramid can use.
+        """
+        part = self.get(name)(*args)
+        if not isinstance(part, self._products):
+            allowed = " or ".join("None" if t is NoneType else t.__name__ for t in self._products)
+            raise ValueError(
+                f"{self.key}: the strategy {name!r} returned a {type(part).__name__}, but the pyramid needs {allowed}; "
+                "fapn_d2/necks/parts.py says how to write a strategy"
+            )
+        return part
 
 
-#: Level, MODEL.NECK -> module: C5 (N,C,h,w) -> (N,D,h,w), or None. Its attribute ``replaces_lateral`` says whether the
-#: result is the coarsest lateral or is added to it.
-CONTEXTS = StrategyRegistry("MODEL.NECK.CONTEXT")
-#: Level, MODEL.NECK -> module: C_i (N,C,H,W) -> (N,D,H,W)
-LATERALS = StrategyRegistry("MODEL.NECK.LATERAL")
-#: Level, MODEL.NECK -> module: (fine (N,D,H,W), coarse (N,D,h,w)) -> (N,D,H,W). Its attribute ``needs_fine_features``
-#: says whether it reads the fine map or just its size.
-ALIGNS = StrategyRegistry("MODEL.NECK.ALIGN")
-#: Level, MODEL.NECK -> module: (fine, aligned), both (N,D,H,W) -> (N,D,H,W)
-FUSES = StrategyRegistry("MODEL.NECK.FUSE")
-#: Not built by level: the order in which a level's parts are applied; see strategies/merge.py.
-MERGES = StrategyRegistry("MODEL.NECK.MERGE")
-#: Level, MODEL.NECK -> module: merged (N,D,H,W) -> P_i (N,D,H,W)
-OUTPUTS = StrategyRegistry("MODEL.NECK.OUTPUT")
+# parts.py says what the parts are called with.
+CONTEXTS = StrategyRegistry("MODEL.NECK.CONTEXT", Context, nn.Module, NoneType)
+LATERALS = StrategyRegistry("MODEL.NECK.LATERAL", nn.Module)
+ALIGNS = StrategyRegistry("MODEL.NECK.ALIGN", Align)
+FUSES = StrategyRegistry("MODEL.NECK.FUSE", nn.Module)
+#: Not built for a level: the order in which the parts of a level are applied.
+MERGES = StrategyRegistry("MODEL.NECK.MERGE", Merge)
+OUTPUTS = StrategyRegistry("MODEL.NECK.OUTPUT", nn.Module)

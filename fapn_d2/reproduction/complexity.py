@@ -80,7 +80,7 @@ def count_flops(model: nn.Module, *inputs, convention: str = "macs") -> Complexi
     hooks = []
     for name, module in model.named_modules():
         hooks.append(module.register_forward_pre_hook(counter.enter(name)))
-        printed = _PRINTED.get(type(module)) if rule.as_printed else None
+        printed = _printed(module) if rule.as_printed else None
         hooks.append(module.register_forward_hook(counter.leave(name, printed)))
     try:
         with torch.no_grad(), counter:
@@ -175,3 +175,7 @@ _PRINTED: dict[type, Callable[..., dict[str, int]]] = {
     FeatureAlign: _printed_feature_align,
     FeatureSelection: _printed_feature_selection,
 }
+
+
+def _printed(module: nn.Module) -> Callable[..., dict[str, int]] | None:
+    return next((_PRINTED[kind] for kind in type(module).__mro__ if kind in _PRINTED), None)

@@ -10,12 +10,14 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.utils.logger import log_every_n_seconds
 from matplotlib.figure import Figure
 from tabulate import tabulate
 from torch import Tensor, nn
 
 from ..heads.soft_roi_selection import SoftRoISelection
+from ..layers.spatial_fusion import WeightedFusion
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,9 @@ def record_selection(model: nn.Module) -> Iterator[_Sums]:
     Raises:
         ValueError: the detector has no Soft RoI Selection for boxes, or its fusion has no weights ("sum", "max").
     """
-    pooler = getattr(getattr(model, "roi_heads", None), "box_pooler", None)
-    if not isinstance(pooler, SoftRoISelection) or not hasattr(pooler.fusion, "weights"):
+    heads = next((m for m in model.modules() if isinstance(m, StandardROIHeads)), None)
+    pooler = None if heads is None else heads.box_pooler
+    if not isinstance(pooler, SoftRoISelection) or not isinstance(pooler.fusion, WeightedFusion):
         raise ValueError(
             "there are no weights to measure: the detector needs MODEL.ROI_HEADS.NAME AugFPNROIHeads and "
             "MODEL.SOFT_ROI_SELECTION.FUSION asf or acf"

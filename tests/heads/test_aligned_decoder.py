@@ -251,12 +251,18 @@ ERRORS = [
     (dict(LOSS="focal"), "MODEL.SEM_SEG_HEAD: unknown loss 'focal'; allowed: cross_entropy, ohem"),
     (dict(NAME="SingleLevelHead"), r"SingleLevelHead reads one map, .* = \['p4', 'p5', 'p6'\] names others"),
     (dict(DEEP_SUPERVISION__WEIGHTS=[1.0]), r"DEEP_SUPERVISION.WEIGHTS = \[1.0\] needs an entry for each of FEATURES"),
-    (dict(DEEP_SUPERVISION__FEATURES=["merged7"]), "has 'merged7', but the backbone's levels are p4, p5, p6"),
+    (
+        dict(DEEP_SUPERVISION__FEATURES=["merged7"]),
+        "the map 'merged7', which does not exist; available maps: p4, p5",
+    ),
     (
         dict(DEEP_SUPERVISION__FEATURES=["res9"]),
-        "has 'res9', which nothing gives; the bottom-up network gives res3, res4",
+        "names the map 'res9', which does not exist; available maps: p4, p5, p6, merged4, merged5, merged6, res3, res4",
     ),
-    (dict(DEEP_SUPERVISION__FEATURES=["lateral4"]), "only if MODEL.NECK.EXTRA_OUTPUTS has 'lateral'"),
+    (
+        dict(DEEP_SUPERVISION__FEATURES=["lateral4"]),
+        "'lateral4', .* only if MODEL.NECK.EXTRA_OUTPUTS has 'lateral'",
+    ),
 ]
 
 

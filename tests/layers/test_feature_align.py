@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-from fapn_d2.layers.feature_align import FeatureAlign
+from fapn_d2.layers.feature_align import FeatureAlign, mean_displacement
 
 
 def randomised(channels, **options):
@@ -78,3 +78,17 @@ def test_diverged_offsets_give_nan_instead_of_a_crash(size):
     # relu keeps NaN
     assert output.isnan().all()
     output.sum().backward()
+
+
+def test_mean_displacement_weighs_taps():
+    # Two groups of one tap: the mask makes the first count three times, the weights the second twice.
+    offset = torch.tensor([1.0, 2.0, -3.0, 4.0]).view(4, 1, 1)
+    mask = torch.tensor([0.9, 0.3]).view(2, 1, 1)
+    weight = torch.tensor([[[[1.0]], [[2.0]]]])
+    share = 0.9 / (0.9 + 0.6)
+    expected = [share * 1 + (1 - share) * -3, share * 2 + (1 - share) * 4]
+    assert mean_displacement(offset, mask, weight).flatten().tolist() == pytest.approx(expected)
+    assert mean_displacement(offset, mask * 0, weight).flatten().tolist() == [0, 0]
+    # images of a batch are independent
+    batch = mean_displacement(torch.stack([offset, 2 * offset]), torch.stack([mask, mask]), weight)
+    assert batch[1].flatten().tolist() == pytest.approx([2 * v for v in expected])

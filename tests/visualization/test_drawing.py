@@ -18,7 +18,7 @@ from fapn_d2.visualization.paint import (
     outlines,
     paint_segments,
 )
-from fapn_d2.visualization.recording import Alignment, mean_displacement, pyramid_of, recording
+from fapn_d2.visualization.recording import Alignment, pyramid_of, recording
 from fapn_d2.visualization.segments import Segments, annotation_mask, from_labels, from_prediction
 from fapn_d2.visualization.sheet import Picture, sheet
 from tests.toys.pyramids import toy_maps, toy_pyramid
@@ -226,17 +226,6 @@ def test_arrows_end_where_samples_come_from():
     moved = draw_arrows(picture, field, step=60)
     assert moved[30, 40].min() > 200 and (moved[30, 50:] == 100).all() and (moved[:20] == 100).all()
     assert (picture == 100).all()
-
-
-def test_mean_displacement_weighs_taps():
-    # Two groups of one tap: the mask makes the first count three times, the weights the second twice.
-    offset = torch.tensor([1.0, 2.0, -3.0, 4.0]).view(4, 1, 1)
-    mask = torch.tensor([0.9, 0.3]).view(2, 1, 1)
-    weight = torch.tensor([[[[1.0]], [[2.0]]]])
-    share = 0.9 / (0.9 + 0.6)
-    expected = [share * 1 + (1 - share) * -3, share * 2 + (1 - share) * 4]
-    assert mean_displacement(offset, mask, weight).flatten().tolist() == pytest.approx(expected)
-    assert mean_displacement(offset, mask * 0, weight).flatten().tolist() == [0, 0]
 
 
 def test_recording_shows_what_the_alignment_computes():

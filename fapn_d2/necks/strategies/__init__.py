@@ -1,6 +1,7 @@
-"""What can fill each hole of the pyramid: thin adapters over ``fapn_d2.layers``, a file a hole.
+"""The strategies for each part of the pyramid: thin adapters over ``fapn_d2.layers``, one file per part.
 
-The file's registry lists the names; importing this package registers them.
+Importing this package registers them. The registry that a file imports lists their names. To add a strategy, write a
+function as in these files and register it; ``parts.py`` says what it must return.
 """
 
 from . import align, context, fuse, lateral, merge, output  # noqa: F401

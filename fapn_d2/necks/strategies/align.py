@@ -1,4 +1,4 @@
-"""ALIGN: what brings the coarser map to the size, and to the content, of the finer one."""
+"""ALIGN: what brings the coarser map to the size of the finer one and aligns its content."""
 
 import fvcore.nn.weight_init as weight_init
 from torch import nn
@@ -7,11 +7,12 @@ from ...layers.deform_conv.backend import check_backend
 from ...layers.feature_align import FeatureAlign
 from ...layers.flow_align import FlowAlign
 from ...layers.resize import resize_to
+from ..parts import Align
 from ..registry import ALIGNS
 
 
-class Resample(nn.Module):
-    """Align by resampling alone: (fine (N,C,H,W), coarse (N,C,h,w)) -> (N,C,H,W); only the fine map's size is read."""
+class Resample(Align):
+    """Resampling without alignment; of the fine map only the size is read."""
 
     needs_fine_features = False
 
@@ -20,17 +21,23 @@ class Resample(nn.Module):
         self.mode = mode
 
     def forward(self, fine, coarse):
+        return self.upsample(fine, coarse)
+
+    def upsample(self, fine, coarse):
         return resize_to(coarse, fine.shape[-2:], self.mode)
 
     def extra_repr(self):
         return f"mode={self.mode}"
 
 
-class Deconvolution(nn.Module):
-    """Align by a learnt upsampling: (fine (N,C,H,W), coarse (N,C,h,w)) -> (N,C,H,W); only the fine map's size is read.
+class Deconvolution(Align):
+    """Learnt upsampling; of the fine map only the size is read.
 
-    A transposed 4x4 convolution of stride 2 with bias, the kernel that a factor of 2 covers evenly; where H x W is not
-    2h x 2w, as with odd sizes, its result is resampled bilinearly.
+    A transposed 4x4 convolution of stride 2 with bias: this kernel reaches every output pixel with equally many taps.
+    Where H x W is not 2h x 2w, as with odd sizes, its result is resampled bilinearly.
+
+    Args:
+        channels: channels of the pyramid.
     """
 
     needs_fine_features = False
@@ -42,6 +49,19 @@ class Deconvolution(nn.Module):
 
     def forward(self, fine, coarse):
         return resize_to(self.deconv(coarse), fine.shape[-2:], "bilinear")
+
+
+class DeformAlign(FeatureAlign, Align):
+    """FaPN's feature alignment module as a part of the pyramid."""
+
+    field = "offsets"
+
+
+class FlowWarpAlign(FlowAlign, Align):
+    """SFNet's flow alignment module as a part of the pyramid."""
+
+    field = "flow"
+    adds_in_one_pass = True
 
 
 @ALIGNS.register
@@ -64,7 +84,7 @@ def bilinear_corners(level, neck):
 
 @ALIGNS.register
 def deconv(level, neck):
-    """FaPN, Table 1, "deconv": the kernel is not stated and no plain one gives the printed parameters."""
+    """FaPN, Table 1, "deconv". The paper does not state the kernel; no usual one gives the printed parameter count."""
     return Deconvolution(level.out_channels)
 
 
@@ -72,7 +92,7 @@ def deconv(level, neck):
 def deform(level, neck):
     """FaPN, Section 3.1: upsampling and a deformable convolution whose offsets both maps predict."""
     backend = neck.DEFORM.BACKEND
-    return FeatureAlign(
+    return DeformAlign(
         level.out_channels,
         offset_groups=neck.DEFORM.GROUPS,
         upsample=neck.DEFORM.UPSAMPLE,
@@ -86,4 +106,4 @@ def deform(level, neck):
 @ALIGNS.register
 def flow(level, neck):
     """SFNet, Section 3.2: warping by a flow field that both maps predict."""
-    return FlowAlign(level.out_channels, unit=neck.FLOW.UNIT, align_corners=neck.FLOW.ALIGN_CORNERS)
+    return FlowWarpAlign(level.out_channels, unit=neck.FLOW.UNIT, align_corners=neck.FLOW.ALIGN_CORNERS)

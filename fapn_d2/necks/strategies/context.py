@@ -6,6 +6,7 @@ from ...layers.aspp import ASPP, DenseASPP
 from ...layers.non_local import NonLocalContext
 from ...layers.pyramid_pooling import PyramidPooling
 from ...layers.residual_augmentation import ResidualAugmentation
+from ..parts import Context
 from ..registry import CONTEXTS
 
 
@@ -17,27 +18,28 @@ def none(level, neck):
 
 @CONTEXTS.register
 def residual_augmentation(level, neck):
-    """AugFPN, Section 3.2: context pooled to several sizes and fused, added to the coarsest lateral."""
+    """AugFPN, Section 3.2: the map pooled to several sizes and fused; added to the coarsest lateral."""
     options = neck.RESIDUAL_AUGMENTATION
-    return ResidualAugmentation(
-        level.in_channels,
-        level.out_channels,
-        pooling=options.POOLING,
-        ratios=options.RATIOS,
-        sizes=options.SIZES,
-        fusion=options.FUSION,
+    return Context(
+        ResidualAugmentation(
+            level.in_channels,
+            level.out_channels,
+            pooling=options.POOLING,
+            ratios=options.RATIOS,
+            sizes=options.SIZES,
+            fusion=options.FUSION,
+        )
     )
 
 
-def _in_place_of_lateral(context: nn.Module) -> nn.Module:
-    """SFNet, Section 3.3: context and last stage are one; there is no lateral beside them."""
-    context.replaces_lateral = True
-    return context
+def _in_place_of_lateral(module: nn.Module) -> Context:
+    """SFNet, Section 3.3: the context module's output is the coarsest level; there is no lateral beside it."""
+    return Context(module, replaces_lateral=True)
 
 
 @CONTEXTS.register
 def ppm(level, neck):
-    """SFNet: pyramid pooling."""
+    """SFNet, Section 3.3: pyramid pooling."""
     options = neck.PYRAMID_POOLING
     return _in_place_of_lateral(
         PyramidPooling(
@@ -54,7 +56,7 @@ def ppm(level, neck):
 
 @CONTEXTS.register
 def aspp(level, neck):
-    """SFNet, Table 3."""
+    """SFNet, Table 3: ASPP."""
     options = neck.ASPP
     return _in_place_of_lateral(
         ASPP(
@@ -70,7 +72,7 @@ def aspp(level, neck):
 
 @CONTEXTS.register
 def dense_aspp(level, neck):
-    """SFNet, Table 3."""
+    """SFNet, Table 3: DenseASPP."""
     options = neck.DENSE_ASPP
     return _in_place_of_lateral(
         DenseASPP(
@@ -88,7 +90,7 @@ def dense_aspp(level, neck):
 
 @CONTEXTS.register
 def non_local(level, neck):
-    """SFNet, Table 3."""
+    """SFNet, Table 3: a non-local block."""
     options = neck.NON_LOCAL
     return _in_place_of_lateral(
         NonLocalContext(

@@ -1,14 +1,15 @@
-"""FUSE: how the fine map and the aligned coarse map become one."""
+"""FUSE: how the fine map and the aligned coarse map are joined."""
 
 import fvcore.nn.weight_init as weight_init
 import torch
 from detectron2.layers import Conv2d
 from torch import nn
 
+from ..parts import Part
 from ..registry import FUSES
 
 
-class Sum(nn.Module):
+class Sum(Part):
     """(fine, aligned), both (N,C,H,W) -> their sum."""
 
     def forward(self, fine, aligned):

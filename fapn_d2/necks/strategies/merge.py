@@ -1,32 +1,20 @@
-"""MERGE: the order in which alignment and fusion are applied, and which of the two inputs take part.
+"""MERGE: the order in which alignment and fusion are applied, and which of the two inputs take part."""
 
-A merge is no module: it is built once, and says what it consumes so that no parameter is built that gets no gradient.
-"""
-
-from collections.abc import Callable
-from dataclasses import dataclass
-
+from ..parts import Align, Merge
 from ..registry import MERGES
 from .fuse import Sum
 
 
-@dataclass(frozen=True)
-class Merge:
-    """``apply(fine, coarse, align, fuse)`` -> merged (N,C,H,W)."""
-
-    apply: Callable
-    uses_lateral: bool = True  #: False: there is no lateral; ``fine`` is the raw bottom-up map, read for its size only
-    uses_coarse: bool = True  #: False: ``coarse``, ``align`` and ``fuse`` are not used and not built
-    fuses: bool = True  #: False: ``fuse`` is not used and not built
-    needs: tuple[str, ...] = ()  #: methods that the ALIGN module must have
-
-
-def _align_then_fuse(fine, coarse, align, fuse):
-    # An alignment that can write the sum at once does, unless somebody listens to the two, as pictures and counts do.
-    heard = any(m._forward_hooks or m._forward_pre_hooks for m in (align, fuse))
-    if isinstance(fuse, Sum) and hasattr(align, "align_and_add") and not heard:
+def _align_then_fuse(fine, coarse, align: Align, fuse):
+    # Writing the sum at once saves a pass over the map, but hooks on the two parts would not be called.
+    if align.adds_in_one_pass and isinstance(fuse, Sum) and not (align.is_watched or fuse.is_watched):
         return align.align_and_add(fine, coarse)
     return fuse(fine, align(fine, coarse))
+
+
+def _fuse_then_align(fine, coarse, align: Align, fuse):
+    fused = fuse(fine, align.upsample(fine, coarse))
+    return align(fused, fused)
 
 
 @MERGES.register
@@ -37,16 +25,13 @@ def align_then_fuse():
 
 @MERGES.register
 def fuse_then_align():
-    """FaPN, Table 1, the row with a dagger: the upsampled map is fused first and their fusion is aligned."""
-    return Merge(
-        lambda fine, coarse, align, fuse: align.align_fused(fuse(fine, align.upsample(fine, coarse))),
-        needs=("upsample", "align_fused"),
-    )
+    """FaPN, Table 1, the row with a dagger: the upsampled map is fused first, then the fused map is aligned."""
+    return Merge(_fuse_then_align, aligns_fused=True)
 
 
 @MERGES.register
 def lateral_only():
-    """FPN, Tables 1 and 2 (d): no top-down path; every level stands alone."""
+    """FPN, Tables 1 and 2 (d): no top-down path; the levels are independent."""
     return Merge(lambda fine, coarse, align, fuse: fine, uses_coarse=False, fuses=False)
 
 
