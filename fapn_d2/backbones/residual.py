@@ -9,19 +9,12 @@ from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling.backbone.resnet import BasicBlock
 from torch.nn import functional as F
 
+from ..layers.conv import conv_norm
+
 
 def conv3x3_norm_relu(in_channels: int, out_channels: int, *, stride: int = 1, norm: str = "BN") -> Conv2d:
     """3x3 convolution without bias, norm and ReLU, initialised for training from scratch."""
-    conv = Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=3,
-        stride=stride,
-        padding=1,
-        bias=False,
-        norm=get_norm(norm, out_channels),
-        activation=F.relu_,
-    )
+    conv = conv_norm(in_channels, out_channels, kernel_size=3, stride=stride, norm=norm, bias=False, activation=F.relu_)
     weight_init.c2_msra_fill(conv)
     return conv
 

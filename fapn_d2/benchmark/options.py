@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..inference.realtime import check_cuda_graph, graphed
-from ..layers.deform_conv.module import set_backend
+from ..layers.deform_conv.backend import set_backend
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PASSES = ("forward", "forward+backward")

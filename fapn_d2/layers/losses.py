@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .operator_support import at_least_float32
+
 
 def pixel_cross_entropy(logits: Tensor, target: Tensor, *, ignore_value: int = 255) -> Tensor:
     """Mean cross entropy of the pixels that are not ignored, in float32 or better.
@@ -61,7 +63,7 @@ def ohem_cross_entropy(
 
 def _pixel_losses(logits: Tensor, target: Tensor, ignore_value: int) -> tuple[Tensor, Tensor]:
     """(N, H, W) each: cross entropy, 0 where ignored, and whether a pixel is not ignored."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    (logits,) = at_least_float32(logits.dtype, logits)
     losses = F.cross_entropy(logits, target, ignore_index=ignore_value, reduction="none")
     return losses, target != ignore_value
 

@@ -1,5 +1,1 @@
-"""The modulated deformable convolution: module.py is what others use, operator.py chooses between the kernels."""
-
-from .module import ModulatedDeformConv2d, modulated_deform_conv2d, set_backend
-
-__all__ = ["ModulatedDeformConv2d", "modulated_deform_conv2d", "set_backend"]
+"""The modulated deformable convolution. Others use module.py; operator.py chooses between the kernels."""

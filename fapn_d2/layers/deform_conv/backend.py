@@ -7,6 +7,7 @@ from types import ModuleType
 
 from torch import Tensor
 
+from .. import operator_support
 from . import cpu, cuda, torchvision_op
 
 logger = logging.getLogger(__name__)
@@ -62,12 +63,8 @@ def check_triton(x: Tensor, weight: Tensor) -> None:
 
 
 def check_backend(name: str, source: str) -> str:
-    """``name`` if it is one of `BACKENDS`, else ValueError, which names ``source``."""
-    if name not in BACKENDS:
-        raise ValueError(
-            f"{source}: unknown backend {name!r} of the deformable convolution; choose one of {', '.join(BACKENDS)}"
-        )
-    return name
+    """Returns ``name``; ValueError, which names ``source``, if it is not in `BACKENDS`."""
+    return operator_support.check_backend(name, BACKENDS, of="the deformable convolution", source=source)
 
 
 def _refused(reason: str) -> str:

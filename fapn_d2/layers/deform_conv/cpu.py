@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..cpu_threads import spread
 from ..memory_layout import laid_out, layout_of
-from .torchvision_op import at_least_float32
+from ..operator_support import at_least_float32
 
 #: Size of the columns of one piece, in bytes.
 PIECE_FORWARD = 3 * 2**20

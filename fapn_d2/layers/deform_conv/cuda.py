@@ -5,35 +5,28 @@ products (``torch.backends.cuda.matmul.fp32_precision``, or the older ``allow_tf
 """
 
 import math
-from contextlib import nullcontext
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from ..triton_support import alert_not_deterministic, capability, dense, missing_toolchain, strides
+from .. import triton_support
+from ..triton_support import alert_not_deterministic, dense, on_device_of, strides
 from .cuda_launch import Launch, Work, forward_launch, position_launch, weight_launch
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 CHANNEL_MULTIPLE = 16
 
 
 def unsupported(x: Tensor, weight: Tensor) -> str:
     """Why the kernels cannot run on these tensors; empty if they can."""
-    if not x.is_cuda:
-        return f"the kernels are for CUDA, not {x.device.type}"
-    lacking = missing_toolchain()
-    if lacking:
-        return f"the kernels need {lacking}"
-    if x.dtype not in DTYPES:
-        return f"the kernels are for {', '.join(str(d).removeprefix('torch.') for d in DTYPES)}, not {x.dtype}"
+    reason = triton_support.unsupported(x)
+    if reason:
+        return reason
     if x.shape[1] % CHANNEL_MULTIPLE or weight.shape[0] % CHANNEL_MULTIPLE:
         return (
             f"the kernels need channels that are multiples of {CHANNEL_MULTIPLE}, not {x.shape[1]} in and "
             f"{weight.shape[0]} out"
         )
-    if capability(x.device) < (8, 0):
-        return "the kernels need a GPU of compute capability 8.0 or more"
     return ""
 
 
@@ -156,7 +149,7 @@ class _Problem:
         )
         self.offset = dense(offset)
         self.mask = self.offset if mask is None else dense(mask)
-        self.device = torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+        self.device = on_device_of(x)
         # Off CUDA the kernels run in Triton's interpreter, on a processor of any size.
         self.multiprocessors, self.shared_memory = _limits(x.device) if x.is_cuda else (4, 0)
         names = ("n", "c", "p")

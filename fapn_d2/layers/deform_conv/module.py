@@ -14,10 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from . import torchvision_op
-from .backend import check_backend, check_triton, get_backend, set_backend
+from .backend import check_backend, check_triton, get_backend
 from .operator import operator, output_size
-
-__all__ = ["ModulatedDeformConv2d", "modulated_deform_conv2d", "set_backend"]
 
 
 def modulated_deform_conv2d(

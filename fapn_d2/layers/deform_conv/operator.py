@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..memory_layout import laid_out_like, layout_of
+from ..operator_support import empty_gradients, needed_gradients, one_per_input
 from .backend import implementation
 
 NAME = "fapn_d2::modulated_deform_conv2d"
@@ -59,16 +60,12 @@ def operator_backward(
     """Those gradients of (x, offset, mask, weight) that ``needs`` asks for, each laid out like its tensor."""
     kernels = implementation(x, offset, weight, backward=True)
     grads = kernels.backward(grad, x, offset, mask, weight, stride, padding, dilation, needs)
-    return [laid_out_like(g, t) for g, t, need in zip(grads, (x, offset, mask, weight), needs) if need]
+    return needed_gradients(grads, (x, offset, mask, weight), needs)
 
 
 @operator_backward.register_fake
 def _(grad, x, offset, mask, weight, stride, padding, dilation, needs):
-    return [
-        torch.empty_like(t, memory_format=torch.contiguous_format).contiguous(memory_format=layout_of(t))
-        for t, need in zip((x, offset, mask, weight), needs)
-        if need
-    ]
+    return empty_gradients((x, offset, mask, weight), needs)
 
 
 def _save_for_backward(ctx, inputs, output) -> None:
@@ -82,8 +79,7 @@ def _backward(ctx, grad):
     grads = [None] * 4
     if any(needs):
         found = operator_backward(grad, x, offset, mask, weight, ctx.stride, ctx.padding, ctx.dilation, needs)
-        for index, need in enumerate(needs):
-            grads[index] = found.pop(0) if need else None
+        grads = one_per_input(found, needs)
     grad_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[4] else None
     return *grads, grad_bias, None, None, None
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
+from ..operator_support import at_least_float32
+
 
 def forward(x, offset, mask, weight, bias, stride, padding, dilation) -> Tensor:
     """Output (N, O, h, w) in the dtype of ``x``; arguments as in `modulated_deform_conv2d`, stride etc. as pairs."""
@@ -30,9 +32,3 @@ def backward(
     )  # fmt: skip
     grads = (grad_x, grad_offset, grad_mask, grad_weight)
     return tuple(g.to(t.dtype) if need else None for g, t, need in zip(grads, like, needs))
-
-
-def at_least_float32(dtype: torch.dtype, *tensors: Tensor | None) -> list[Tensor | None]:
-    """Tensors in the precision of a computation on ``dtype``: float64 for float64, else float32."""
-    dtype = torch.float64 if dtype == torch.float64 else torch.float32
-    return [None if t is None else t.to(dtype) for t in tensors]

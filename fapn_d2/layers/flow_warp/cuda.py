@@ -5,15 +5,13 @@ widened, sampled, rounded, and added. Here the fine map is written once.
 """
 
 import math
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from ..memory_layout import laid_out_like, layout_of
-from ..triton_support import alert_not_deterministic, capability, dense, missing_toolchain, power_of_two, strides
+from ..triton_support import alert_not_deterministic, dense, on_device_of, power_of_two, strides, unsupported
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 #: (pixels, channels) that a program works on at a time, the greatest number of channels there is use for.
 BLOCKS = {torch.channels_last: (32, 64), torch.contiguous_format: (128, 16)}
 
@@ -21,13 +19,7 @@ BLOCKS = {torch.channels_last: (32, 64), torch.contiguous_format: (128, 16)}
 def supported(x: Tensor, flow: Tensor) -> bool:
     """Whether the kernels can run on these tensors."""
     largest = x.shape[1] * max(x.shape[2] * x.shape[3], flow.shape[2] * flow.shape[3])
-    return (
-        x.is_cuda
-        and x.dtype in DTYPES
-        and largest < 2**31  # places within an image are 32-bit
-        and not missing_toolchain()
-        and capability(x.device) >= (8, 0)
-    )
+    return largest < 2**31 and not unsupported(x)  # places within an image are 32-bit
 
 
 def forward(x: Tensor, flow: Tensor, added: Tensor | None, unit: float, align_corners: bool) -> Tensor:
@@ -85,7 +77,7 @@ class _Problem:
         height, width = flow.shape[2:]
         pixels, most = BLOCKS[layout_of(self.x)]
         self.grid = (math.ceil(height * width / pixels), n)
-        self.device = torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+        self.device = on_device_of(x)
         self.arguments = {
             "H": height, "W": width, "coarse_h": coarse_h, "coarse_w": coarse_w, "C": channels,
             **dict(zip(("flow_n", "flow_c", "flow_p"), strides(self.flow))),

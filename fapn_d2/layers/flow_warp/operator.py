@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..memory_layout import laid_out_like, layout_of
+from ..operator_support import empty_gradients, needed_gradients, one_per_input
 from . import cuda
 
 NAME = "fapn_d2::flow_warp"
@@ -61,12 +62,12 @@ def operator_backward(
     """Those gradients of (x, flow) that ``needs`` asks for, each laid out like its tensor."""
     compute = cuda.backward if cuda.supported(x, flow) else _grid_sample_backward
     grads = compute(grad, x, flow, unit, align_corners, needs)
-    return [laid_out_like(g, t) for g, t, need in zip(grads, (x, flow), needs) if need]
+    return needed_gradients(grads, (x, flow), needs)
 
 
 @operator_backward.register_fake
 def _(grad, x, flow, unit, align_corners, needs):
-    return [t.new_empty(t.shape).contiguous(memory_format=layout_of(t)) for t, need in zip((x, flow), needs) if need]
+    return empty_gradients((x, flow), needs)
 
 
 def _grid_sample_backward(grad, x, flow, unit, align_corners, needs) -> tuple[Tensor | None, Tensor | None]:
@@ -92,7 +93,7 @@ def _backward(ctx, grad):
     grads = [None, None]
     if any(needs):
         found = operator_backward(grad, *ctx.saved_tensors, ctx.unit, ctx.align_corners, needs)
-        grads = [found.pop(0) if need else None for need in needs]
+        grads = one_per_input(found, needs)
     return *grads, grad if ctx.needs_input_grad[2] else None, None, None
 
 

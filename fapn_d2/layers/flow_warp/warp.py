@@ -8,6 +8,7 @@ import os
 import torch
 from torch import Tensor
 
+from ..operator_support import check_backend
 from .operator import by_grid_sample, operator
 
 #: Fine pixels that one unit of flow moves. The official code adds flow / (W, H) to coordinates that run from -1 to 1
@@ -19,9 +20,7 @@ PAPER_UNIT = 1.0
 BACKENDS = ("auto", "grid_sample")
 #: Environment variable with the choice of a process.
 VARIABLE = "FAPN_FLOW_WARP"
-_BACKEND = os.environ.get(VARIABLE, "auto")
-if _BACKEND not in BACKENDS:
-    raise ValueError(f"{VARIABLE}: unknown backend {_BACKEND!r} of the flow warp; choose one of {', '.join(BACKENDS)}")
+_BACKEND = check_backend(os.environ.get(VARIABLE, "auto"), BACKENDS, of="the flow warp", source=VARIABLE)
 
 
 def flow_warp(

@@ -1,18 +1,15 @@
 """LATERAL: what turns a bottom-up map into the pyramid's channels."""
 
 import fvcore.nn.weight_init as weight_init
-from detectron2.layers import Conv2d, get_norm
+from detectron2.layers import Conv2d
 
-from ...layers.conv import conv_norm_relu, xavier_uniform
+from ...layers.conv import conv_norm, conv_norm_relu, xavier_uniform
 from ...layers.feature_selection import FeatureSelection
 from ..registry import LATERALS, Level
 
 
 def _conv1x1(level: Level, *, bias: bool | None = None) -> Conv2d:
-    """Bias None: only where no norm follows, as Detectron2's FPN does it."""
-    bias = level.norm == "" if bias is None else bias
-    norm = get_norm(level.norm, level.out_channels)
-    return Conv2d(level.in_channels, level.out_channels, kernel_size=1, bias=bias, norm=norm)
+    return conv_norm(level.in_channels, level.out_channels, norm=level.norm, bias=bias)
 
 
 @LATERALS.register

@@ -1,17 +1,15 @@
 """OUTPUT: what turns a merged map into the P_i that heads read."""
 
 import fvcore.nn.weight_init as weight_init
-from detectron2.layers import Conv2d, get_norm
+from detectron2.layers import Conv2d
 from torch import nn
 
-from ...layers.conv import conv_norm_relu
+from ...layers.conv import conv_norm, conv_norm_relu
 from ..registry import OUTPUTS, Level
 
 
 def _conv3x3(level: Level) -> Conv2d:
-    channels = level.out_channels
-    norm = get_norm(level.norm, channels)
-    conv = Conv2d(channels, channels, kernel_size=3, padding=1, bias=level.norm == "", norm=norm)
+    conv = conv_norm(level.out_channels, level.out_channels, kernel_size=3, norm=level.norm)
     weight_init.c2_xavier_fill(conv)
     return conv
 

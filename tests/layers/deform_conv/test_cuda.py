@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch.nn.modules.utils import _pair
 from torchvision.ops import deform_conv2d
 
+from fapn_d2.layers import triton_support
 from fapn_d2.layers.deform_conv import cuda as deform_conv_triton
 from fapn_d2.layers.deform_conv.cuda_launch import Launch, forward_launch, position_launch, weight_launch
 from fapn_d2.layers.deform_conv.module import modulated_deform_conv2d
@@ -277,14 +278,14 @@ def tensor_like(c=32, dtype=torch.float32, cuda=True):
 
 def test_what_the_kernels_cannot_do_is_said(monkeypatch):
     weight = SimpleNamespace(shape=(16, 32, 3, 3))
-    monkeypatch.setattr(deform_conv_triton, "capability", lambda device: (9, 0))
+    monkeypatch.setattr(triton_support, "capability", lambda device: (9, 0))
     assert deform_conv_triton.unsupported(tensor_like(), weight) == ""
     assert deform_conv_triton.unsupported(tensor_like(cuda=False), weight) == "the kernels are for CUDA, not mps"
     assert "for float32, bfloat16, float16, not torch.float64" in deform_conv_triton.unsupported(
         tensor_like(dtype=torch.float64), weight
     )
     assert "multiples of 16, not 24 in and 16 out" in deform_conv_triton.unsupported(tensor_like(c=24), weight)
-    monkeypatch.setattr(deform_conv_triton, "capability", lambda device: (7, 5))
+    monkeypatch.setattr(triton_support, "capability", lambda device: (7, 5))
     assert "compute capability 8.0" in deform_conv_triton.unsupported(tensor_like(), weight)
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr("shutil.which", lambda name: None)

@@ -8,7 +8,8 @@ import torch
 
 from fapn_d2.layers.deform_conv import backend as deform_conv_backend
 from fapn_d2.layers.deform_conv import torchvision_op as deform_conv_torchvision
-from fapn_d2.layers.deform_conv.module import ModulatedDeformConv2d, modulated_deform_conv2d, set_backend
+from fapn_d2.layers.deform_conv.backend import set_backend
+from fapn_d2.layers.deform_conv.module import ModulatedDeformConv2d, modulated_deform_conv2d
 from fapn_d2.layers.deform_conv.operator import operator
 
 from ..interpreter import output_in_the_interpreter
