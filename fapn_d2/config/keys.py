@@ -228,8 +228,16 @@ def _add_engine(cfg: CN) -> None:
     # What scores: "fast", this project's counting and, for COCO, the package hotcoco where it is installed; or
     # "official": pycocotools, panopticapi, cityscapesscripts. They agree (tests/evaluation); the latter take minutes.
     cfg.TEST.BACKEND = "fast"
-    # Keep the predictions on Cityscapes and on panoptic data below OUTPUT_DIR, in the formats of their servers.
+    # Keep the predictions below OUTPUT_DIR, so that tools/submission.py can make an archive for a server of them: on
+    # Cityscapes and panoptic data in the formats of their servers, classes of pixels as PNGs. COCO's boxes and masks
+    # are always kept.
     cfg.TEST.KEEP_PREDICTIONS = False
+    # Which objects an archive for a server holds, and how exactly (tools/submission.py).
+    cfg.TEST.SUBMISSION = CN()
+    cfg.TEST.SUBMISSION.MAX_PER_IMAGE = 100  # those with the highest scores; COCO's server reads 100
+    cfg.TEST.SUBMISSION.SCORE_THRESH = 0.0  # objects with a lower score are left out
+    cfg.TEST.SUBMISSION.BOX_DECIMALS = 1  # of boxes, in pixels
+    cfg.TEST.SUBMISSION.SCORE_DIGITS = 5  # significant digits
     # Widths in pixels of the bands around the outlines in the ground truth within which mIoU is reported as well: n of
     # FaPN's Table 2, where it is [3, 5, 8, 12]. Empty: none.
     cfg.TEST.BOUNDARY_WIDTHS = []

@@ -12,6 +12,7 @@ from .datasets.coco_subset import register_coco_subsets
 from .datasets.mapillary import register_mapillary
 from .datasets.pascal_context import register_pascal_context
 from .datasets.shapes import generate_shapes, register_shapes
+from .datasets.unlabelled import register_unlabelled
 from .loaders import build_test_loader, build_train_loader
 from .mapper import PyramidDatasetMapper
 
@@ -23,6 +24,7 @@ register_pascal_context()
 register_shapes()
 complete_ade20k()
 complete_cityscapes()
+register_unlabelled()
 
 __all__ = [
     "PyramidDatasetMapper",

@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from .datasets.catalog import locate
+from .datasets.unlabelled import unlabelled
 from .presence import check_files
 
 #: Meta-architecture -> labels that it learns from -> key with its number of classes. Subclasses need what their
@@ -65,6 +66,8 @@ def check_dataset(cfg: CfgNode, name: str) -> None:
         hint = f"did you mean {' or '.join(near)}?" if near else "see DatasetCatalog.list() for the registered ones."
         raise ValueError(f'data set "{name}" is not registered; {hint}')
     locate(name)
+    if name in cfg.DATASETS.TRAIN and unlabelled(name):
+        raise ValueError(f"data set {name} has no public labels, so that nothing can be trained on it")
     try:
         check_files(name)
     except (FileNotFoundError, ValueError) as error:

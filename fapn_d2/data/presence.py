@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ..messages import some
 from .datasets.catalog import advice
 from .datasets.pairs import pair_files
+from .datasets.unlabelled import image_list, unlabelled
 
 _PLACES = ("image_root", "sem_seg_root", "json_file", "panoptic_json", "panoptic_root", "image_dir", "gt_dir")
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
@@ -33,7 +34,9 @@ def check_files(name: str) -> None:
     if any("://" in place for place in places.values()):
         return
     mend = advice(name)
-    if places.keys() >= {"image_dir", "gt_dir"}:
+    if unlabelled(name):
+        _check_records(image_list(name), mend)
+    elif places.keys() >= {"image_dir", "gt_dir"}:
         _check_cities(places["image_dir"], places["gt_dir"], metadata.get("evaluator_type"), mend)
     elif places.keys() & {"json_file", "panoptic_json"}:
         _check_json(places, mend)

@@ -1,6 +1,5 @@
 """Training and evaluation of any registered model from a config."""
 
-import json
 import logging
 import os
 import weakref
@@ -17,6 +16,7 @@ from torch import nn
 from ..checkpoint.checkpointer import Checkpointer
 from ..data import build_test_loader, build_train_loader, check_datasets
 from ..evaluation import build_evaluator
+from ..files import write_json
 from ..inference.box_augmentation import augmented, check_augmentation
 from ..inference.semantic import build_inference, check_inference
 from ..meta_arch.acceleration import accelerate
@@ -186,8 +186,7 @@ def evaluate(cfg: CfgNode, *, resume: bool = False, allow_partial: bool = False)
 def _write_results(cfg: CfgNode, results: dict, *, name: str = "results.json") -> None:
     if comm.is_main_process() and cfg.OUTPUT_DIR:
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-        with open(os.path.join(cfg.OUTPUT_DIR, name), "w") as file:
-            json.dump(results, file, indent=1, default=float)
+        write_json(os.path.join(cfg.OUTPUT_DIR, name), results)
 
 
 def _check_once(cfg: CfgNode, names: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Which evaluators a data set needs."""
 
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,11 +16,18 @@ from detectron2.evaluation import (
 )
 from detectron2.utils import comm
 
+from ..config.hashing import config_hash
+from ..data.datasets.unlabelled import unlabelled
 from .cityscapes.instance import CityscapesInstanceEvaluator
 from .cityscapes.semantic import CityscapesSemSegEvaluator
 from .coco import FastCOCOEvaluator
 from .panoptic import PanopticEvaluator
 from .sem_seg import SemSegEvaluator
+from .submission import kept
+from .submission.keeper import PredictionKeeper
+from .submission.writer import Limits
+
+logger = logging.getLogger(__name__)
 
 Builder = Callable[[CfgNode, str, str], DatasetEvaluator]
 BACKENDS = ("fast", "official")
@@ -43,7 +51,7 @@ def _panoptic(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
 
 
 def _sem_seg(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
-    return SemSegEvaluator(name, folder, boundary_widths=cfg.TEST.BOUNDARY_WIDTHS)
+    return SemSegEvaluator(name, folder, boundary_widths=cfg.TEST.BOUNDARY_WIDTHS, keep=cfg.TEST.KEEP_PREDICTIONS)
 
 
 def _cityscapes_sem_seg(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
@@ -106,12 +114,19 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
         raise ValueError(
             f"the data set {dataset_name} has the evaluator_type {kind!r}; known are {', '.join(EVALUATORS)}"
         )
+    origin = {"config": config_hash(cfg, without=("MODEL.WEIGHTS",)), "weights": cfg.MODEL.WEIGHTS}
+    if unlabelled(dataset_name):
+        limits = Limits.from_config(cfg)
+        tasks = MetadataCatalog.get(dataset_name).submission
+        keepers = {
+            output: PredictionKeeper(dataset_name, names, output_folder, limits) for output, names in tasks.items()
+        }
+        return EvaluatorPerOutput(keepers, name=dataset_name, folder=output_folder, origin=origin)
     builders = dict(EVALUATORS[kind])
     if kind == "coco_panoptic_seg" and "sem_seg_file_name" not in DatasetCatalog.get(dataset_name)[0]:
         del builders["sem_seg"]  # Detectron2's "standard" panoptic data sets have no semantic label images
-    return EvaluatorPerOutput(
-        {output: builder(cfg, dataset_name, output_folder) for output, builder in builders.items()}
-    )
+    evaluators = {output: builder(cfg, dataset_name, output_folder) for output, builder in builders.items()}
+    return EvaluatorPerOutput(evaluators, name=dataset_name, folder=output_folder, origin=origin)
 
 
 class EvaluatorPerOutput(DatasetEvaluator):
@@ -119,15 +134,28 @@ class EvaluatorPerOutput(DatasetEvaluator):
 
     Args:
         evaluators: name in the network's output -> evaluator.
+        name: of the data set, for messages.
+        folder: where the evaluators keep predictions; says there when they are complete.
+        origin: what the predictions are of; see :mod:`.submission.kept`.
     """
 
-    def __init__(self, evaluators: dict[str, DatasetEvaluator]):
+    def __init__(
+        self,
+        evaluators: dict[str, DatasetEvaluator],
+        *,
+        name: str = "the data set",
+        folder: str = "",
+        origin: dict | None = None,
+    ):
         self.evaluators = evaluators
+        self._name, self._folder, self._origin = name, folder, origin or {}
         self._given: set[str] = set()
         self._others: set[str] = set()
 
     def reset(self) -> None:
         self._given, self._others = set(), set()
+        if self._folder:
+            kept.begin(self._folder)
         for evaluator in self.evaluators.values():
             evaluator.reset()
 
@@ -154,4 +182,12 @@ class EvaluatorPerOutput(DatasetEvaluator):
         for name, evaluator in self.evaluators.items():
             if name in given:
                 results.update(evaluator.evaluate() or {})
+        if self._folder:
+            kept.end(self._folder, self._origin)
+        if not results and comm.is_main_process():
+            logger.info(
+                "%s has no labels here: there is nothing to score. Its predictions are in %s; tools/submission.py "
+                "write --predictions %s makes an archive for the server of them.",
+                *(self._name, os.path.abspath(self._folder), self._folder),
+            )
         return results

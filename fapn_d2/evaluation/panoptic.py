@@ -12,6 +12,7 @@ from collections import OrderedDict
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
+from detectron2.data.catalog import Metadata
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
@@ -40,10 +41,6 @@ class PanopticEvaluator(DatasetEvaluator):
     def __init__(self, dataset_name: str, prediction_dir: str | None = None):
         self._name = dataset_name
         self._metadata = MetadataCatalog.get(dataset_name)
-        self._dataset_id = {
-            kind: {v: k for k, v in self._metadata.get(f"{kind}_dataset_id_to_contiguous_id").items()}
-            for kind in ("thing", "stuff")
-        }
         with PathManager.open(self._metadata.panoptic_json) as file:
             self._truth = json.load(file)
         self._annotation = {a["image_id"]: a for a in self._truth.pop("annotations", [])}
@@ -75,7 +72,7 @@ class PanopticEvaluator(DatasetEvaluator):
             ValueError: an image has no ground truth, or prediction and segments disagree; names the image.
         """
         for record, output in zip(inputs, outputs):
-            ids, segments = self._in_dataset_ids(*output["panoptic_seg"])
+            ids, segments = in_dataset_ids(*output["panoptic_seg"], self._metadata)
             image_id = record["image_id"]
             if self._annotation:
                 if image_id not in self._annotation:
@@ -89,21 +86,6 @@ class PanopticEvaluator(DatasetEvaluator):
             if self._prediction_dir:
                 self._keep(record, ids, segments)
             self._seen.append(image_id)
-
-    def _in_dataset_ids(self, ids: torch.Tensor, segments: list[dict] | None) -> tuple[np.ndarray, list[dict]]:
-        ids = ids.cpu().numpy().astype(np.int64)
-        if segments is None:
-            divisor, things = self._metadata.label_divisor, self._dataset_id["thing"]
-            categories = {int(value): int(value) // divisor for value in np.unique(ids) if value != -1}
-            segments = [{"id": v + 1, "category_id": c, "isthing": c in things} for v, c in categories.items()]
-            ids = ids + 1  # from -1 to 0 for void
-        converted = []
-        for segment in segments:
-            category = segment["category_id"]
-            if segment.get("isthing") is not None:
-                category = self._dataset_id["thing" if segment["isthing"] else "stuff"][category]
-            converted.append({"id": int(segment["id"]), "category_id": int(category)})
-        return ids, converted
 
     def _keep(self, record: dict, ids: np.ndarray, segments: list[dict]) -> None:
         os.makedirs(self._prediction_dir, exist_ok=True)
@@ -133,3 +115,34 @@ class PanopticEvaluator(DatasetEvaluator):
             return None
         logger.info("Panoptic segmentation: %s", {k: round(v, 3) for k, v in scores.items()})
         return OrderedDict(panoptic_seg=scores)
+
+
+def in_dataset_ids(ids: torch.Tensor, segments: list[dict] | None, metadata: Metadata) -> tuple[np.ndarray, list[dict]]:
+    """A panoptic prediction with the data set's category ids.
+
+    Args:
+        ids: H,W segment ids, 0 for void; without ``segments`` ``category * label_divisor + number``, -1 for void.
+        segments: with "id", "category_id" and "isthing", contiguous category ids; without "isthing" they are the data
+            set's; or None.
+        metadata: of the data set.
+
+    Returns:
+        H,W int64 ids of segments, 0 for void, and ``{"id", "category_id"}`` of each.
+    """
+    dataset_id = {
+        kind: {v: k for k, v in metadata.get(f"{kind}_dataset_id_to_contiguous_id").items()}
+        for kind in ("thing", "stuff")
+    }
+    ids = ids.cpu().numpy().astype(np.int64)
+    if segments is None:
+        divisor, things = metadata.label_divisor, dataset_id["thing"]
+        categories = {int(value): int(value) // divisor for value in np.unique(ids) if value != -1}
+        segments = [{"id": v + 1, "category_id": c, "isthing": c in things} for v, c in categories.items()]
+        ids = ids + 1  # from -1 to 0 for void
+    converted = []
+    for segment in segments:
+        category = segment["category_id"]
+        if segment.get("isthing") is not None:
+            category = dataset_id["thing" if segment["isthing"] else "stuff"][category]
+        converted.append({"id": int(segment["id"]), "category_id": int(category)})
+    return ids, converted

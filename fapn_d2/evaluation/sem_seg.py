@@ -12,17 +12,22 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from PIL import Image
 
 from ..data.reading import read_label
 from .boundary_iou import BoundaryConfusion
 
 logger = logging.getLogger(__name__)
+
+#: Folder of kept predictions below ``output_dir``: PNGs of class numbers, named like the images.
+KEPT_FOLDER = "sem_seg"
 
 
 def confusion_matrix(prediction: torch.Tensor, truth: torch.Tensor, num_classes: int) -> torch.Tensor:
@@ -84,6 +89,7 @@ class SemSegEvaluator(DatasetEvaluator):
         boundary_widths: widths in pixels of the bands around outlines within which mIoU is reported as well
             (:mod:`.boundary_iou`); empty: none.
         read: path -> (H, W) integers.
+        keep: also write each prediction to ``output_dir/sem_seg/<stem of the image>.png``.
 
     Raises:
         ValueError: the data set has no semantic labels or no class names.
@@ -96,6 +102,7 @@ class SemSegEvaluator(DatasetEvaluator):
         *,
         boundary_widths: Sequence[int] = (),
         read: Callable[[str], np.ndarray] = read_label,
+        keep: bool = False,
     ):
         metadata = MetadataCatalog.get(dataset_name)
         self._class_names = metadata.get("stuff_classes")
@@ -108,6 +115,7 @@ class SemSegEvaluator(DatasetEvaluator):
         self._ignore = metadata.get("ignore_label", 255)
         self._output_dir = output_dir
         self._read = read
+        self._kept = Path(output_dir, KEPT_FOLDER) if keep and output_dir else None
         self._boundary = (
             BoundaryConfusion(len(self._class_names), ignore_label=self._ignore, widths=boundary_widths)
             if boundary_widths
@@ -154,8 +162,15 @@ class SemSegEvaluator(DatasetEvaluator):
             truth[ignored] = classes
             prediction = class_map(score)
             self._matrix += confusion_matrix(prediction, truth, classes)
+            if self._kept:
+                self._keep(record["file_name"], prediction)
             if self._boundary:
                 self._boundary.update(prediction.cpu().numpy(), label)
+
+    def _keep(self, file_name: str, prediction: torch.Tensor) -> None:
+        self._kept.mkdir(parents=True, exist_ok=True)
+        values = prediction.cpu().numpy().astype(np.uint8 if len(self._class_names) <= 256 else np.uint16)
+        Image.fromarray(values).save(self._kept / f"{Path(file_name).stem}.png")
 
     def evaluate(self) -> OrderedDict | None:
         """{"sem_seg": scores} on the main process, None on the others."""

@@ -1,6 +1,7 @@
 """Finished runs on disk: their scores and losses, alone and in groups that differ by the seed."""
 
 import json
+import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +34,17 @@ class Run:
                 )
             texts[name] = (folder / name).read_text()
         results = json.loads(texts["results.json"])
-        if all(isinstance(value, dict) for task in results.values() for value in task.values()):
+        if results and all(isinstance(value, dict) for task in results.values() for value in task.values()):
             results = next(iter(results.values()))
         times = [entry["time"] for entry in map(json.loads, texts["metrics.json"].splitlines()) if "time" in entry]
         return cls(
             folder=folder,
             config_file=json.loads(texts["run.json"])["config_file"],
-            scores={f"{task}/{name}": value for task, found in results.items() for name, value in found.items()},
+            scores={
+                f"{task}/{name}": math.nan if value is None else value  # JSON has no NaN
+                for task, found in results.items()
+                for name, value in found.items()
+            },
             losses=read_losses(folder / "metrics.json"),
             seconds=statistics.median(times),
         )

@@ -19,6 +19,12 @@ def data_root() -> str:
 
 #: What makes a data set that is absent, by the beginning of its name; the first that fits.
 _ADVICE = (
+    ("cityscapes_fine_sem_seg_test", "Its images are in leftImg8bit_trainvaltest.zip."),
+    ("cityscapes_fine_instance_seg_test", "Its images are in leftImg8bit_trainvaltest.zip."),
+    ("cityscapes_fine_panoptic_test", "Its images are in leftImg8bit_trainvaltest.zip."),
+    ("coco_2017_test", "Its images are in test2017.zip, its lists in image_info_test2017.zip."),
+    ("ade20k_sem_seg_test", "Its images go to ADEChallengeData2016/images/testing."),
+    ("mapillary_vistas_sem_seg_test", "Its images are in testing/images of the download."),
     ("camvid", "Make it with datasets/prepare_camvid.py."),
     ("shapes", "Remove what is left of its folder: it is generated anew on the next use."),
     ("coco_2017_train_panoptic", "The labels of stuff are made by datasets/prepare_coco_panoptic.py."),
