@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pycocotools.mask as mask_util
+from detectron2.data import DatasetCatalog
 from detectron2.structures import Instances
 
 from ...data.datasets.coco_stuff import CLASSES, labelled_ids
@@ -32,9 +33,11 @@ class CocoObjects(Writer):
 
     def __init__(self, dataset_name: str, limits: Limits | None = None):
         super().__init__(dataset_name, limits)
+        if not self.metadata.get("thing_dataset_id_to_contiguous_id"):
+            DatasetCatalog.get(dataset_name)  # loading a COCO file tells which category_id each class has
         mapping = self.metadata.get("thing_dataset_id_to_contiguous_id")
         if not mapping:
-            raise ValueError(f"{dataset_name} does not say which category_id each class has (load its records first)")
+            raise ValueError(f"{dataset_name} does not say which category_id each class has")
         self._dataset_id = {v: k for k, v in mapping.items()}
 
     def part(self, record: dict, output: dict) -> Part:

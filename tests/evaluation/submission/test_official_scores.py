@@ -51,9 +51,9 @@ def coco_tiny(shared):
 
 
 @pytest.fixture
-def cityscapes(tmp_path, monkeypatch):
+def cityscapes(tmp_path):
     pytest.importorskip("cityscapesscripts")
-    names = toys.make_cityscapes(tmp_path, monkeypatch)
+    names = toys.make_cityscapes(tmp_path)
     yield names
     for name in names.values():
         toys.remove(name)

@@ -160,7 +160,7 @@ def moved_segments(path: Path, truth_segments: list[dict], metadata) -> tuple[to
 # ---- Cityscapes ----
 
 
-def make_cityscapes(root: Path, monkeypatch, images: int = 4) -> dict[str, str]:
+def make_cityscapes(root: Path, images: int = 4) -> dict[str, str]:
     """A Cityscapes split val below ``root/cityscapes``; {"sem_seg", "instance_seg", "panoptic"} -> registered name."""
     base = root / "cityscapes"
     make_tree(base, images=images, size=CITY_SIZE)
