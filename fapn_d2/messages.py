@@ -6,12 +6,16 @@ state saved, to be continued with ``--resume``.
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 
 from detectron2.utils import comm
 
 EXIT_USER_ERROR = 2
+
+#: Types of the errors that the user can fix.
+USER_ERRORS = (ValueError, FileNotFoundError)
 
 
 @contextlib.contextmanager
@@ -23,12 +27,21 @@ def user_errors_as_messages(*, debug: bool = False) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
+    except USER_ERRORS as error:
         if debug or os.environ.get("FAPN_DEBUG", "0") != "0":
             raise
         who = f" (rank {comm.get_rank()})" if comm.get_world_size() > 1 else ""
-        print(f"error{who}: {error}\n(--debug shows where it comes from)", file=sys.stderr, flush=True)
+        print(f"error{who}: {message_of(error)}\n(--debug shows where it comes from)", file=sys.stderr, flush=True)
         raise SystemExit(EXIT_USER_ERROR) from error
+
+
+def message_of(error: BaseException) -> str:
+    """The text of an error. PyTorch wraps a traceback around the text of an error in a loader process; not here."""
+    text, name = str(error), type(error).__name__
+    if not text.startswith(f"Caught {name} in "):
+        return text
+    heads = list(re.finditer(rf"^(?:[\w.]+\.)?{name}: ", text, re.MULTILINE))
+    return text[heads[-1].end() :].strip() if heads else text
 
 
 #: Exit code of a run that was asked to stop and saved its state: "try again" (EX_TEMPFAIL), with ``--resume``.

@@ -6,11 +6,15 @@ on how many workers there are. A :class:`DataStream` takes such a loader apart a
 batches costs no reading, and each sample is mapped under a seed of its own (seeding.py).
 """
 
+import ctypes
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing.sharedctypes import RawValue
+from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
@@ -59,17 +63,24 @@ class DataStream:
 
     def __iter__(self) -> Iterator[list]:
         # A generator: the position is read at the first batch, after a checkpoint may have moved it.
+        over = RawValue(ctypes.c_bool, False)
+        # Python ends its processes when it exits, after it has called this. A failure's traceback or a caller may hold
+        # this generator until then.
+        at_exit = Finalize(None, setattr, (over, "value", True), exitpriority=0)
         loader = DataLoader(
             _SeededDataset(self._dataset, self.seed),
             batch_sampler=self._index_batches(skip=self.position),
             num_workers=self._num_workers,
             collate_fn=_as_list,
-            worker_init_fn=partial(_start_worker, then=self._worker_init),
+            worker_init_fn=partial(_start_worker, over=over, then=self._worker_init),
             generator=torch.Generator(),  # or it would draw from the network's random numbers
         )
-        for batch in loader:
-            self.position += 1
-            yield batch
+        try:
+            for batch in loader:
+                self.position += 1
+                yield batch
+        finally:
+            at_exit()
 
     def _index_batches(self, skip: int) -> Iterator[list[tuple[int, int]]]:
         """Batches of (place in the order of all ranks, index), without the first ``skip``."""
@@ -186,12 +197,14 @@ def _as_list(batch: list) -> list:
     return batch
 
 
-def _start_worker(number: int, then: Callable[[int], None] | None) -> None:
-    # Schedulers send SIGTERM and SIGUSR1 to every process of a job. The main process decides when to stop and ends its
-    # workers; a worker that died at the first signal would break the iteration that is to be finished. A second
-    # SIGTERM ends the worker: that is how PyTorch ends those that do not end by themselves.
+def _start_worker(number: int, over: ctypes.c_bool, then: Callable[[int], None] | None) -> None:
+    # Schedulers send SIGTERM and SIGUSR1 to every process of a job. The main process decides when to stop; a worker
+    # that died at the signal would break the iteration that is to be finished. SIGTERM ends a worker only when the main
+    # process wants no more batches: that is how PyTorch and Python end workers that do not end by themselves.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if over.value else None)
+    if over.value:  # the signal came before, while the main process's handler was still in force here
+        os._exit(0)
     if "cv2" in sys.modules:  # one thread a core for each worker is far too many
         sys.modules["cv2"].setNumThreads(0)
     if then is not None:

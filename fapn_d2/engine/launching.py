@@ -21,7 +21,7 @@ import torch.distributed as dist
 from detectron2.utils import comm
 from torch import multiprocessing as mp
 
-from ..messages import EXIT_STOPPED
+from ..messages import EXIT_STOPPED, EXIT_USER_ERROR
 
 #: Longest wait for another process; the scoring of a large data set happens in one of them.
 TIMEOUT = timedelta(hours=2)
@@ -90,12 +90,14 @@ def launch(
         try:
             while not context.join():
                 pass
-        except mp.ProcessExitedException as error:
-            code = error.exit_code
-            raise SystemExit(code if code > 0 else 128 - code) from None
-        except mp.ProcessRaisedException as error:
-            print(error, file=sys.stderr)
-            raise SystemExit(1) from None
+        except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
+            if EXIT_USER_ERROR in [process.exitcode for process in context.processes]:
+                # That process has printed its message; the others failed because they lost the connection to it.
+                raise SystemExit(EXIT_USER_ERROR) from None
+            if isinstance(error, mp.ProcessRaisedException):
+                print(error, file=sys.stderr)
+                raise SystemExit(1) from None
+            raise SystemExit(error.exit_code if error.exit_code > 0 else 128 - error.exit_code) from None
     return None
 
 

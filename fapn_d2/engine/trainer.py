@@ -19,6 +19,7 @@ from ..evaluation import build_evaluator
 from ..files import write_json
 from ..inference.box_augmentation import augmented, check_augmentation
 from ..inference.semantic import build_inference, check_inference
+from ..messages import USER_ERRORS, message_of
 from ..meta_arch.acceleration import accelerate
 from ..meta_arch.build import build_model
 from .data_stream import stream_of
@@ -86,9 +87,12 @@ class Trainer(DefaultTrainer):
         self.checkpointer.initialize(self.cfg.MODEL.WEIGHTS, skip=self.cfg.MODEL.WEIGHTS_SKIP)
 
     def train(self) -> dict | None:
+        detectron2_logger = logging.getLogger(TrainerBase.__module__)
+        detectron2_logger.addFilter(_without_traceback)
         try:
             return super().train()
         finally:
+            detectron2_logger.removeFilter(_without_traceback)
             self._trainer.close()
 
     def build_hooks(self) -> list[HookBase]:
@@ -183,6 +187,14 @@ def evaluate(cfg: CfgNode, *, resume: bool = False, allow_partial: bool = False)
     return results | Trainer.test_augmented(cfg, model) if cfg.TEST.AUG.ENABLED else results
 
 
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Filter of log records: Detectron2 logs a traceback before it raises; the message is enough where it says all."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, USER_ERRORS):
+        record.msg, record.args, record.exc_info = "Training ended: %s", (message_of(error),), None
+    return True
+
+
 def _write_results(cfg: CfgNode, results: dict, *, name: str = "results.json") -> None:
     if comm.is_main_process() and cfg.OUTPUT_DIR:
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
@@ -195,7 +207,7 @@ def _check_once(cfg: CfgNode, names: list[str]) -> None:
     if comm.is_main_process():
         try:
             check_datasets(cfg, names)
-        except (ValueError, FileNotFoundError) as found:
+        except USER_ERRORS as found:
             error = found
     error = comm.all_gather(error)[0]
     if error is not None:

@@ -2,8 +2,10 @@
 
 import itertools
 import logging
+import multiprocessing
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -150,3 +152,49 @@ def test_workers_survive_one_signal():
 
     stream = DataStream(Signalled(), range(4), batch_size=2, seed=0, num_workers=1)
     assert list(stream) == [[0, 1], [2, 3]]
+
+
+class Ending(torch.utils.data.Dataset):
+    def __getitem__(self, index):
+        if index == 1:
+            raise ValueError("bad image")
+        return index
+
+
+def _fail_and_keep_the_error(start_late: bool) -> None:
+    """What a training does: it fails with loader processes alive, and the error's traceback holds them to the end."""
+    signal.signal(signal.SIGTERM, lambda *_: None)  # as the trainer's hook; forked processes begin with it
+    late = (lambda number: time.sleep(number)) if start_late else None
+    stream = DataStream(Ending(), [1, 0, 0, 0], batch_size=1, seed=0, num_workers=2, worker_init=late)
+    try:
+        list(stream)
+    except ValueError as error:
+        kept.append(error)
+
+
+kept = []
+
+
+@pytest.mark.parametrize("start_late", [False, True])
+def test_workers_end_with_the_process_whose_training_failed(start_late):
+    process = multiprocessing.get_context("fork").Process(target=_fail_and_keep_the_error, args=(start_late,))
+    process.start()
+    process.join(20)
+    code = process.exitcode
+    if code is None:
+        process.kill()
+    assert code == 0
+
+
+def test_workers_end_with_a_process_that_still_holds_the_stream():
+    def leave() -> None:
+        stream = iter(DataStream(Ending(), [0, 0, 0, 0], batch_size=1, seed=0, num_workers=1))
+        kept.append((next(stream), stream))
+
+    process = multiprocessing.get_context("fork").Process(target=leave)
+    process.start()
+    process.join(20)
+    code = process.exitcode
+    if code is None:
+        process.kill()
+    assert code == 0
