@@ -186,6 +186,10 @@ class Checkpointer(DetectionCheckpointer):
             checkpoint.pop("matching_heuristics", None)
         elif torchvision_weights.is_torchvision_resnet(weights):
             self._rename(checkpoint, path)
+        elif (renamed := torchvision_weights.shufflenet_for(self.model, weights)) is not None:
+            checkpoint["model"] = renamed
+            checkpoint.pop("matching_heuristics", None)
+            self._compare_input(path, resnet=False)
         if checkpoint.get("__author__") == "torchvision":
             self._compare_input(path)
         return checkpoint
@@ -202,8 +206,10 @@ class Checkpointer(DetectionCheckpointer):
         checkpoint["model"] = {prefixes[0] + name: value for name, value in weights.items()}
         checkpoint["__author__"] = "torchvision"
 
-    def _compare_input(self, path: str) -> None:
-        mismatches = torchvision_weights.input_mismatches(self.cfg) if self.cfg is not None else []
+    def _compare_input(self, path: str, *, resnet: bool = True) -> None:
+        if self.cfg is None:
+            return
+        mismatches = torchvision_weights.input_mismatches(self.cfg, resnet=resnet)
         if mismatches:
             self.logger.warning(
                 "%s was trained on another input than this config gives; it needs: %s", path, " ".join(mismatches)

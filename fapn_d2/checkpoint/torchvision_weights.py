@@ -1,7 +1,8 @@
-"""ImageNet weights of torchvision's ResNets for Detectron2's ResNet: ``MODEL.WEIGHTS torchvision://resnet50``.
+"""ImageNet weights of torchvision: ``MODEL.WEIGHTS torchvision://resnet50`` or ``torchvision://shufflenet_v2_x1_5``.
 
-The two networks are the same once Detectron2's stride sits where torchvision has it (MODEL.RESNETS.STRIDE_IN_1X1
-False) and images come as torchvision normalises them; only the names of the parameters differ.
+Detectron2's ResNet equals torchvision's once its stride sits where torchvision has it (MODEL.RESNETS.STRIDE_IN_1X1
+False) and images come as torchvision normalises them; only the names of the parameters differ. Our ShuffleNetV2 has
+torchvision's names.
 """
 
 import re
@@ -11,11 +12,14 @@ from collections.abc import Iterable, Mapping
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
+from torch import nn
 
+from ..backbones.shufflenet_v2 import ShuffleNetV2
 from .keys.imagenet import imagenet_state_to_ours, public_network
 
 PREFIX = "torchvision://"
 MODELS = ("resnet18", "resnet34", "resnet50", "resnet101")
+MODELS += ("shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0")
 
 #: The input that torchvision's weights were trained on, in Detectron2's units (0..255).
 INPUT = {
@@ -54,6 +58,19 @@ def convert_resnet(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
     return converted
 
 
+def shufflenet_for(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
+    """Weights of torchvision's ShuffleNetV2, without the classifier, under the names of the one inside of ``model``.
+
+    Returns:
+        None if ``model`` has no ShuffleNetV2, or ``weights`` are not torchvision's.
+    """
+    places = [name for name, module in model.named_modules() if isinstance(module, ShuffleNetV2)]
+    if not places or not {"conv1.0.weight", "stage2.0.branch1.0.weight"} <= set(weights):
+        return None
+    prefix = f"{places[0]}." if places[0] else ""
+    return {f"{prefix}{name}": value for name, value in weights.items() if not name.startswith("fc.")}
+
+
 def download(url: str) -> dict[str, torch.Tensor]:
     """State dict behind ``torchvision://<model>``, from the cache (``$TORCH_HOME/hub/checkpoints``) or the network.
 
@@ -87,8 +104,13 @@ def _fetch(address: str) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def input_mismatches(cfg: CfgNode) -> list[str]:
-    """KEY VALUE pairs that a config needs for torchvision's weights and does not have."""
+def input_mismatches(cfg: CfgNode, *, resnet: bool = True) -> list[str]:
+    """KEY VALUE pairs that a config needs for torchvision's weights and does not have.
+
+    Args:
+        cfg: the config of the network that was filled.
+        resnet: whether the weights are a ResNet's.
+    """
     wrong = []
     for key, expected in INPUT.items():
         node = cfg
@@ -97,7 +119,7 @@ def input_mismatches(cfg: CfgNode) -> list[str]:
         same = node == expected if isinstance(expected, str) else _close(node, expected)
         if not same:
             wrong.append(f'{key} "{expected}"')
-    if cfg.MODEL.RESNETS.DEPTH >= 50 and cfg.MODEL.RESNETS.STRIDE_IN_1X1:
+    if resnet and cfg.MODEL.RESNETS.DEPTH >= 50 and cfg.MODEL.RESNETS.STRIDE_IN_1X1:
         wrong.append("MODEL.RESNETS.STRIDE_IN_1X1 False")
     return wrong
 

@@ -4,6 +4,7 @@ import difflib
 import os
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 
 from detectron2.config import CfgNode
 
@@ -51,6 +52,8 @@ def describe_row(row: Row) -> str:
     lines = [f"{row.id}: {row.method}", f"{row.table}: {row.about}"]
     lines += ["", "printed and ours:"] + [f"  {name:20} {n.text}" for name, n in numbers_of(row, []).items()]
     lines += [f"  {name} is {ELSEWHERE[name]}" for name in row.paper if name in ELSEWHERE]
+    if row.start:
+        lines += ["", f"trained from {row.start}; the paper starts from pretrained weights"]
     if row.note:
         lines += ["", f"note: {row.note}"]
     if row.pending:
@@ -68,6 +71,10 @@ def describe_row(row: Row) -> str:
 def describe_runs(row: Row, records: Sequence[Record]) -> str:
     """The paper's numbers beside those of the given runs; a pretraining among them gives none."""
     trial = any(record.changed for record in records)
+    for record in records:  # weights given by hand
+        changed = dict(zip(record.changed[::2], record.changed[1::2]))
+        if "MODEL.WEIGHTS" in changed:
+            row = replace(row, start="" if changed["MODEL.WEIGHTS"] else "random weights")
     records = [record for record in records if record.network in row.networks]
     head = f"{row.id}, {len(records)} run{'s' if len(records) > 1 else ''}"
     lines = [f"{head}: a trial, not comparable" if trial else head]
@@ -86,7 +93,8 @@ def _state(row: Row) -> str:
     if row.pending:
         return f"not built: {row.pending}"
     runs = len(row.measured.get("runs", []))
-    return f"built, {runs} run{'s' if runs > 1 else ''} recorded" if runs else "built"
+    state = f"built, from {row.start}" if row.start else "built"
+    return f"{state}, {runs} run{'s' if runs > 1 else ''} recorded" if runs else state
 
 
 def _recipe(cfg: CfgNode) -> list[str]:

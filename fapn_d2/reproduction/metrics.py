@@ -1,4 +1,4 @@
-"""Where the papers' numbers are in what our evaluators return.
+"""Where the papers' numbers are in the results of our evaluators.
 
 A ledger names numbers as ``AP_mask`` or ``mIoU_3px``; evaluators return ``{"segm": {"AP": ...}, ...}``.
 """
@@ -20,7 +20,7 @@ _CITYSCAPES = {  # SFNet's Table 5 -> the data set
     name: name
     for name in ("road", "wall", "fence", "pole", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train")
 }
-#: Number of a paper -> (task, name) in our results, the first that is there counts.
+#: Number of a paper -> (task, name) in our results. The first pair that the results have counts.
 PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     **{f"AP{size}": (("bbox", f"AP{size}"),) for size in _SIZES},
     **{f"AP{size}_mask": (("segm", f"AP{size}"),) for size in _SIZES},
@@ -34,8 +34,8 @@ PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     **{f"IoU_{short}": (("sem_seg", f"IoU-{name}"),) for short, name in _CITYSCAPES.items()},
     **{name: (("panoptic_seg", name),) for name in ("PQ", "PQ_th", "PQ_st", "SQ", "RQ")},
 }
-#: Numbers that no evaluation of a validation set gives -> what does.
-ELSEWHERE = {
+#: Numbers of a network whatever its weights are -> how they are found.
+OF_ANY_WEIGHTS = {
     "params_M": "counted on the network",
     "gflops": "counted on the network",
     "flops_T": "counted on the network",
@@ -44,18 +44,21 @@ ELSEWHERE = {
     "FPS_tensorrt": "timed on the paper's GPU with TensorRT",
     "inference_s": "timed on the paper's GPU",
     "train_hours_per_epoch": "timed on the paper's GPUs",
+}
+#: Numbers that no evaluation of a validation set gives -> how they are found.
+ELSEWHERE = OF_ANY_WEIGHTS | {
     "mIoU_test": "scored by the data set's server",
     "mIoU_ms": "scored on several scales",
 }
 
 
 def find(results: Mapping[str, Any], metric: str, network: str = "") -> float | None:
-    """A paper's number in the results of an evaluation; None where they do not have it.
+    """A paper's number in the results of an evaluation; None if they do not have it.
 
     Args:
         results: ``{task: {name: value}}``, or ``{data set: {task: ...}}``, of which the first data set counts.
-        metric: its name in the ledger; ``mIoU_coco`` is mIoU of the row's network named "coco".
-        network: name of the network that was scored, in a row that has several.
+        metric: the name of the number in the ledger; ``mIoU_coco`` is mIoU of the row's network named "coco".
+        network: the name of the network that was scored, in a row that has several networks.
 
     Raises:
         ValueError: no evaluator is known to give such a number.

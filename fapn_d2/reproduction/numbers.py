@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..config.hashing import config_hash, training_hash
 from .ledger import Row
-from .metrics import ELSEWHERE, find
+from .metrics import ELSEWHERE, OF_ANY_WEIGHTS, find
 from .records import PRETRAINING, Record
 
 
@@ -15,17 +15,22 @@ class Number:
     """One printed number and ours."""
 
     printed: float
-    ours: tuple[float, ...]  #: one a seed; none where nothing is measured
+    ours: tuple[float, ...]  #: one per seed; none if nothing is measured
+    start: str = ""  #: what our training starts from, if the paper's starts from better weights; else ""
 
     @property
     def text(self) -> str:
-        """``77.4`` or ``77.4 → 77.12 ± 0.21 (-0.28)``: printed, mean of ours, standard deviation, difference."""
+        """``77.4`` or ``77.4 → 77.12 ± 0.21 (-0.28)``: printed, mean of ours, standard deviation, difference.
+
+        Behind it ``, from random weights`` if the paper's training starts from better weights.
+        """
         if not self.ours:
             return str(self.printed)
         mean = statistics.fmean(self.ours)
         spread = f" ± {statistics.stdev(self.ours):.2f}" if len(self.ours) > 1 else ""
         difference = round(mean - self.printed, 2) + 0.0  # no -0.00
-        return f"{self.printed} → {mean:.2f}{spread} ({difference:+.2f})"
+        start = f", from {self.start}" if self.start else ""
+        return f"{self.printed} → {mean:.2f}{spread} ({difference:+.2f}){start}"
 
 
 def numbers_of(row: Row, records: Sequence[Record]) -> dict[str, Number]:
@@ -43,7 +48,7 @@ def numbers_of(row: Row, records: Sequence[Record]) -> dict[str, Number]:
         ours += [run["metrics"][metric] for run in row.measured.get("runs", []) if metric in run["metrics"]]
         if metric not in ELSEWHERE:
             ours += [value for r in records if (value := find(r.results, metric, r.network)) is not None]
-        numbers[metric] = Number(printed, tuple(ours))
+        numbers[metric] = Number(printed, tuple(ours), "" if metric in OF_ANY_WEIGHTS else row.start)
     return numbers
 
 

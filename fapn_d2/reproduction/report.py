@@ -13,7 +13,8 @@ NOT_MEASURED = "not measured"
 _TITLE = "The papers' numbers and ours"
 _LEGEND = (
     "A number alone is the paper's. Where ours is known: paper → mean of ours ± standard deviation over seeds "
-    "(difference). Parameters and GFLOPs are counted on the network; the rest needs training."
+    "(difference). Parameters and GFLOPs are counted on the network; the rest needs training. "
+    '"From random weights" beside a number: the paper starts from pretrained weights.'
 )
 
 
@@ -36,7 +37,7 @@ def report(ledgers: Sequence[Ledger], records: Sequence[Record]) -> list[Block]:
         for table in dict.fromkeys(row.table for row in ledger.rows):
             rows = [row for row in ledger.rows if row.table == table]
             metrics = list(dict.fromkeys(metric for row in rows for metric in row.paper))
-            lines, notes = [], []
+            lines, notes = [], _starts(rows)
             for row in rows:
                 own, before = records_of(row, records), _pretraining_of(row, records)
                 used |= {id(record) for record in (*own, *before)}
@@ -51,6 +52,16 @@ def report(ledgers: Sequence[Ledger], records: Sequence[Record]) -> list[Block]:
     if trials:
         blocks.append(_trials(trials))
     return blocks
+
+
+def _starts(rows: Sequence[Row]) -> list[str]:
+    """For each kind of weights that are worse than the paper's at the start of training: the rows that start so."""
+    starts = dict.fromkeys(row.start for row in rows if row.start)
+    return [
+        f"trained from {start}, where the paper starts from pretrained weights: "
+        + ", ".join(row.id for row in rows if row.start == start)
+        for start in starts
+    ]
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:

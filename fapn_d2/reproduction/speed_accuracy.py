@@ -137,6 +137,7 @@ def _measured(row: Row, label: str, records: Sequence[Record], timings: Sequence
         return []
     notes = [f"{fastest.device}, {fastest.how}".removesuffix(", ")] if fastest else []
     notes += [f"mean of {len(accuracies)} runs"] * (len(accuracies) > 1)
+    notes += [f"mIoU from {row.start}"] * bool(accuracies and row.start)
     miou = sum(accuracies) / len(accuracies) if accuracies else None
     return [Point(label, MEASURED, fastest.fps if fastest else None, miou, "; ".join(notes))]
 

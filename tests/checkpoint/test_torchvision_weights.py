@@ -1,17 +1,19 @@
-"""torchvision's ResNets and Detectron2's give the same maps after loading; no network needed."""
+"""torchvision's networks and ours give the same maps after loading; no network needed."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_resnet_backbone
+from detectron2.modeling import build_model, build_resnet_backbone
 
 from fapn_d2.checkpoint import torchvision_weights as tv
 from fapn_d2.checkpoint.checkpointer import Checkpointer
 from fapn_d2.config.loading import load_config
 
+ROOT = Path(__file__).resolve().parents[2]
 RGB = ["INPUT.FORMAT", "RGB", "MODEL.PIXEL_MEAN", "[123.675, 116.28, 103.53]"]
 RGB += ["MODEL.PIXEL_STD", "[58.395, 57.12, 57.375]"]
 
@@ -66,8 +68,6 @@ def test_same_maps_as_torchvision(depth, wrapped, tmp_path):
 
 
 def test_bottom_up_of_a_detector_is_filled(tmp_path, caplog):
-    from detectron2.modeling import build_model
-
     cfg = resnet_config(18, "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.DEVICE", "cpu")
     cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
@@ -136,3 +136,32 @@ def test_network_without_a_resnet(tmp_path):
     torch.save(torchvision_resnet(18).state_dict(), tmp_path / "resnet.pth")
     with pytest.raises(ValueError, match="network has no ResNet of Detectron2"):
         Checkpointer(torch.nn.Linear(1, 1)).load(str(tmp_path / "resnet.pth"))
+
+
+def test_shufflenet_of_the_shipped_config(tmp_path, monkeypatch, caplog):
+    """Every parameter and statistic of the bottom-up network comes from the file; the classifier is left out."""
+    cfg = load_config(str(ROOT / "configs/sfnet/semantic_ShuffleNetV2_SFNet_cityscapes.yaml"), ["MODEL.DEVICE", "cpu"])
+    theirs = torchvision.models.shufflenet_v2_x1_5(weights=None)
+    with torch.no_grad():
+        for value in theirs.state_dict().values():
+            value.copy_(torch.rand(value.shape) + 0.5)
+    address = torchvision.models.ShuffleNet_V2_X1_5_Weights.IMAGENET1K_V1.url
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    torch.save(theirs.state_dict(), cache / address.rsplit("/", 1)[1])
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    model = build_model(cfg)
+    with caplog.at_level(logging.INFO):
+        Checkpointer(model, cfg=cfg).initialize(cfg.MODEL.WEIGHTS)
+    loaded = model.backbone.bottom_up.state_dict()
+    expected = {name: value for name, value in theirs.state_dict().items() if not name.startswith("fc.")}
+    compared = [name for name in expected if not name.endswith("num_batches_tracked")]
+    assert len(compared) > 250 and all(torch.equal(loaded[name], expected[name]) for name in compared)
+    assert {name for name in loaded if not name.endswith("num_batches_tracked")} == set(compared)
+    assert "another input" not in caplog.text
+    cfg.INPUT.FORMAT = "BGR"
+    Checkpointer(model, cfg=cfg).initialize(cfg.MODEL.WEIGHTS)
+    assert 'it needs: INPUT.FORMAT "RGB"\n' in caplog.text
+    cfg.MODEL.SHUFFLENETV2.WIDTH = 1.0
+    with pytest.raises(ValueError, match=r"weights of torchvision://shufflenet_v2_x1_5 do not fit the network"):
+        Checkpointer(build_model(cfg)).initialize(cfg.MODEL.WEIGHTS)

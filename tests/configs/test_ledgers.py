@@ -113,3 +113,18 @@ def test_methods_of_other_papers_have_the_printed_numbers(shared):
     assert len(others) == 24
     for other in others:
         assert any(dict(other.paper).items() <= metrics.items() for metrics in printed), other
+
+
+def test_rows_that_start_from_random_weights_say_so():
+    """Only those: the papers start from ImageNet weights everywhere."""
+    weights = functools.cache(lambda config: Network(config).load().MODEL.WEIGHTS)
+    marked = {row_id for row_id in BUILT if ROWS[row_id].start == "random weights"}
+    assert marked == {
+        row_id
+        for row_id in BUILT
+        if not ROWS[row_id].pretraining
+        and "" in [n.overrides.get("MODEL.WEIGHTS", weights(n.config)) for n in ROWS[row_id].networks.values()]
+    }
+    assert len(marked) == 30 and all(row_id.startswith("sfnet.") for row_id in marked)
+    mapillary = ROWS["sfnet.t6.sfnet_r18_mapillary"]
+    assert mapillary.start.endswith("trained from random weights") and not mapillary.pretraining.load().MODEL.WEIGHTS

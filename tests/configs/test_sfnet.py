@@ -57,7 +57,9 @@ def test_sfnets_losses(name):
     assert merged[::-1] == head.DEEP_SUPERVISION.FEATURES and not head.DEEP_SUPERVISION.WEIGHTS
     assert head.IGNORE_VALUE == 255 and head.ALIGN_CORNERS and cfg.MODEL.NECK.FLOW.ALIGN_CORNERS
     assert cfg.MODEL.BACKBONE.FREEZE_AT == 0
-    assert (f"timm://resnet{name[2:]}s.gluon_in1k" if name in ("R_50", "R_101") else "") == cfg.MODEL.WEIGHTS
+    public = {"R_50": "timm://resnet50s.gluon_in1k", "R_101": "timm://resnet101s.gluon_in1k"}
+    public["ShuffleNetV2"] = "torchvision://shufflenet_v2_x1_5"
+    assert public.get(name, "") == cfg.MODEL.WEIGHTS
 
 
 def test_mapillary_is_pretrained_as_in_the_code_of_2020():

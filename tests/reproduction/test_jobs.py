@@ -5,6 +5,7 @@ import os
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -314,3 +315,24 @@ def test_a_real_row_in_small(tmp_path, shared):
     (record,) = output.glob("*/seed1/record-*.json")
     content = json.loads(record.read_text())
     assert content["iterations"] == 4 and "bbox" in content["results"]
+
+
+def test_a_number_from_weaker_weights_never_stands_without_the_word(ledger, tmp_path):
+    row = replace(row_of(ledger, "toy.t1.a"), start="random weights")
+    weak = replace(ledger, rows=(row,))
+    (job,) = jobs_of(row, seeds=1, output=tmp_path / "out")
+    record = run_job(job, gpus=1)
+    text = "70.5 → 71.00 (+0.50), from random weights"
+    assert text in describe_runs(row, [record])
+    (block,) = report([weak], [record])
+    assert block.lines[0][2] == text
+    assert block.lines[0][4] == "1.5 → 1.48 (-0.02)"  # parameters do not depend on it
+    expected = "trained from random weights, where the paper starts from pretrained weights: toy.t1.a"
+    assert expected in block.notes and "from random weights" in to_markdown([block])
+    assert "toy.t1.a  built, from random weights" in describe_list([weak])
+    assert "trained from random weights; the paper starts from pretrained weights" in describe_row(row)
+    # weights given by hand
+    (pretrained,) = jobs_of(row, seeds=1, output=tmp_path / "out", options=["MODEL.WEIGHTS", "imagenet.pth"])
+    assert "from random weights" not in describe_runs(row, [run_job(pretrained, gpus=1)])
+    (scratch,) = jobs_of(row_of(ledger, "toy.t1.b"), seeds=1, output=tmp_path / "out", options=["MODEL.WEIGHTS", ""])
+    assert "(-1.00), from random weights" in describe_runs(row_of(ledger, "toy.t1.b"), [run_job(scratch, gpus=1)])

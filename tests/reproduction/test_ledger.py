@@ -56,8 +56,7 @@ def test_rows_inherit_from_the_table_and_the_ledger(tmp_path):
     bare = {"id": "toy.t1.a", "method": "A", "paper": {"gflops": 1.0}}
     rows = [
         bare,
-        bare
-        | {"id": "toy.t1.b", "config": "b.yaml", "note": "own", "start": "", "overrides": {"SEED": 2, "VERSION": 2}},
+        bare | {"id": "toy.t1.b", "config": "b.yaml", "note": "own", "start": "", "overrides": {"SEED": 2, "X": 2}},
         bare | {"id": "toy.t1.c", "pending": "no data", "tolerance": {"gflops": 3}},
         bare | {"id": "toy.t1.d", "networks": {"x": {"config": "b.yaml", "overrides": {"SOLVER.MAX_ITER": 2}}}},
     ]
