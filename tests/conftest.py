@@ -1,4 +1,4 @@
-"""Fixtures for all tests. Tests that need whole data sets or the papers' tables skip where ``../shared`` is absent."""
+"""Fixtures for all tests. Tests that need whole data sets skip where ``../shared`` is absent."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ SHARED = Path(os.environ.get("FAPN_SHARED", TESTS.parents[1] / "shared"))
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder with whole data sets (``data/``) and the papers' tables (``papers/``); not part of the repository."""
+    """Folder with whole data sets (``data/``); not part of the repository."""
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} does not exist (set FAPN_SHARED to its place)")
     return SHARED
@@ -23,8 +23,14 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """Folder with what the papers' official modules computed; see its README.md."""
+    """Folder with what the papers print and what their official modules computed; see its README.md."""
     return TESTS / "reference"
+
+
+@pytest.fixture(scope="session")
+def real_images(reference) -> Path:
+    """Folder with four real photographs and real annotations; see its README.md."""
+    return reference / "images"
 
 
 @pytest.fixture(autouse=True)

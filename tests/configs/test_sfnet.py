@@ -15,15 +15,13 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 CITYSCAPES = sorted(path.name for path in (CONFIGS / "sfnet").glob("semantic_*_cityscapes.yaml"))
 
 
-def recipe(shared, paper, name):
-    papers = yaml.safe_load((shared / "papers" / "recipes.yaml").read_text())
-    (entry,) = (p for p in papers if p["paper"] == paper)
-    return next(r for r in entry["recipes"] if r["id"] == f"{paper}.{name}")
+def recipe(reference, name):
+    return yaml.safe_load((reference / "papers" / "recipes.yaml").read_text())[name]
 
 
 @pytest.mark.parametrize("name", CITYSCAPES)
-def test_sfnet_on_cityscapes(shared, name):
-    printed = recipe(shared, "sfnet", "cityscapes")
+def test_sfnet_on_cityscapes(reference, name):
+    printed = recipe(reference, "sfnet.cityscapes")
     cfg = load_config(str(CONFIGS / "sfnet" / name))
     solver, crop = cfg.SOLVER, cfg.INPUT.SCALE_CROP
     assert (printed["batch"], printed["iters"]) == (solver.IMS_PER_BATCH, solver.MAX_ITER)
@@ -93,8 +91,8 @@ def test_weights_from_mapillary_fill_all_but_the_classifiers(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["R_18", "DF2"])
-def test_sfnet_on_camvid(shared, name):
-    printed = recipe(shared, "sfnet", "camvid")
+def test_sfnet_on_camvid(reference, name):
+    printed = recipe(reference, "sfnet.camvid")
     assert printed["image_size"].startswith("480x360")
     cfg = load_config(str(CONFIGS / "sfnet" / f"semantic_{name}_SFNet_camvid.yaml"))
     assert cfg.DATASETS.TRAIN == ("camvid_sem_seg_trainval",) and cfg.DATASETS.TEST == ("camvid_sem_seg_test",)

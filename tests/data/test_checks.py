@@ -8,6 +8,7 @@ from detectron2.projects.point_rend import add_pointrend_config
 
 from fapn_d2 import add_fapn_config
 from fapn_d2.data import check_dataset, check_datasets
+from tests.toys.coco import write_coco
 
 
 def _touch(root, *names):
@@ -249,11 +250,11 @@ def test_file_names_are_read_as_json_writes_them(cfg, root, register):
             check_dataset(cfg, name)
 
 
-def test_real_coco(cfg, shared, register, caplog):
-    folder = shared / "data/coco_tiny"
+def test_real_coco(cfg, real_images, tmp_path, register, caplog):
+    folder = write_coco(tmp_path, real_images) / "coco"
     names = [
         register(
-            f"coco_tiny_{split}",
+            f"coco_photographs_{split}",
             json_file=str(folder / f"annotations/instances_{split}2017.json"),
             image_root=str(folder / f"{split}2017"),
             evaluator_type="coco",

@@ -9,6 +9,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.data import transforms as T
+from detectron2.data.datasets import load_coco_json
 from detectron2.structures import BoxMode
 from PIL import Image
 
@@ -239,6 +240,28 @@ def test_run_length_masks_need_bitmask(cfg, square):
     square["annotations"][0]["segmentation"] = {"size": [20, 30], "counts": b"x"}
     with pytest.raises(ValueError, match=r'image.png: an object is given as a run-length mask.*"bitmask"'):
         PyramidDatasetMapper(cfg, True)(square)
+
+
+def test_photographs_with_their_objects(cfg, real_images):
+    """Crops of photographs larger and smaller than the crop: boxes fit their masks, crowds are left out."""
+    cfg.INPUT.SCALE_CROP.ENABLED = True
+    cfg.INPUT.SCALE_CROP.SIZE = (400, 560)
+    cfg.INPUT.MASK_FORMAT = "bitmask"
+    cfg.INPUT.COLOR_AUG_SSD = True
+    mapper = PyramidDatasetMapper(cfg, True)
+    found = 0
+    _seed(0)
+    for record in load_coco_json(str(real_images / "instances.json"), str(real_images / "photographs")):
+        sample = mapper(record)
+        instances = sample["instances"]
+        assert sample["image"].shape == (3, 400, 560) and instances.image_size == (400, 560)
+        assert len(instances) <= sum(not a["iscrowd"] for a in record["annotations"])
+        for mask, box in zip(instances.gt_masks.tensor, instances.gt_boxes.tensor):
+            rows, columns = torch.nonzero(mask, as_tuple=True)
+            around = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert box.tolist() == [float(edge) for edge in around]
+        found += len(instances)
+    assert found > 10
 
 
 def test_real_images(cfg, shared, monkeypatch):

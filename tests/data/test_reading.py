@@ -16,6 +16,17 @@ def test_image_in_either_channel_order(tmp_path):
     assert read_image(path, "RGB")[0, 0].tolist() == [10, 20, 30]
 
 
+def test_photographs(real_images):
+    """Colours as Pillow decodes them."""
+    sizes = set()
+    for path in sorted((real_images / "photographs").iterdir()):
+        rgb = read_image(str(path), "RGB")
+        assert (rgb == np.asarray(Image.open(path))).all()
+        assert (read_image(str(path), "BGR") == rgb[..., ::-1]).all()
+        sizes.add(rgb.shape)
+    assert sizes == {(427, 640, 3), (480, 640, 3), (346, 500, 3), (375, 500, 3)}
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_broken_files_are_named(tmp_path, suffix):
     whole = tmp_path / f"whole.{suffix}"

@@ -62,17 +62,16 @@ def test_things_stuff_and_void(download, capsys):
     assert (labels[2, 3:] == 255).all() and (labels[3] == 255).all()
 
 
-def test_cocos_examples(shared, tmp_path):
+def test_cocos_examples(real_images, tmp_path):
     """Two real annotations, every pixel by the slow way."""
-    sample = shared / "data" / "coco_panoptic_sample"
     root = tmp_path / "coco"
-    shutil.copytree(sample / "panoptic_examples", root / "panoptic_val2017")
+    shutil.copytree(real_images / "panoptic", root / "panoptic_val2017")
     (root / "annotations").mkdir()
-    shutil.copy(sample / "panoptic_examples.json", root / "annotations/panoptic_val2017.json")
+    shutil.copy(real_images / "panoptic.json", root / "annotations/panoptic_val2017.json")
     run("prepare_coco_panoptic", root, "--splits", "val2017")
     classes = stuff_classes()
-    for annotation in json.loads((sample / "panoptic_examples.json").read_text())["annotations"]:
-        colors = np.array(Image.open(sample / "panoptic_examples" / annotation["file_name"])).astype(int)
+    for annotation in json.loads((real_images / "panoptic.json").read_text())["annotations"]:
+        colors = np.array(Image.open(real_images / "panoptic" / annotation["file_name"])).astype(int)
         expected = np.full(colors.shape[:2], 255)
         for segment in annotation["segments_info"]:
             expected[colors @ [1, 256, 65536] == segment["id"]] = classes[segment["category_id"]]

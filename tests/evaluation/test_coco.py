@@ -15,9 +15,9 @@ from fapn_d2.evaluation.coco import FastCOCOEvaluator
 
 
 @pytest.fixture
-def dataset(shared):
-    """(name, annotations) of 80 real images with 815 objects and crowds."""
-    path = shared / "data" / "coco_tiny" / "annotations" / "instances_val2017.json"
+def dataset(real_images):
+    """(name, annotations) of 24 real images with 280 objects and crowds."""
+    path = real_images / "instances_of_more_images.json"
     name = "toy_coco_tiny_val"
     annotations = json.loads(path.read_text())
     ids = [c["id"] for c in annotations["categories"]]
@@ -80,7 +80,7 @@ def hotcoco():
 
 def test_equal_to_pycocotools(dataset, hotcoco, tmp_path):
     name, annotations = dataset
-    batch = predictions(annotations, images=40)
+    batch = predictions(annotations, images=20)
     official = COCOEvaluator(name, output_dir=str(tmp_path / "official"), use_fast_impl=False)
     theirs = run(official, batch)
     ours = run(FastCOCOEvaluator(name, output_dir=str(tmp_path / "fast")), batch)

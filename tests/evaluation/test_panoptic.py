@@ -122,15 +122,14 @@ def test_png_holds_ids_up_to_three_bytes(tmp_path):
 
 
 @pytest.fixture
-def coco(shared):
+def coco(real_images):
     """COCO's two published examples: name, annotations, folder."""
-    root = shared / "data" / "coco_panoptic_sample"
-    annotations = json.loads((root / "panoptic_examples.json").read_text())
+    annotations = json.loads((real_images / "panoptic.json").read_text())
     categories = annotations["categories"]
     name = "toy_coco_panoptic_sample"
     MetadataCatalog.get(name).set(
-        panoptic_json=str(root / "panoptic_examples.json"),
-        panoptic_root=str(root / "panoptic_examples"),
+        panoptic_json=str(real_images / "panoptic.json"),
+        panoptic_root=str(real_images / "panoptic"),
         label_divisor=1000,
         **{
             f"{kind}_dataset_id_to_contiguous_id": {
@@ -139,7 +138,7 @@ def coco(shared):
             for kind, isthing in (("thing", 1), ("stuff", 0))
         },
     )
-    yield name, annotations, root / "panoptic_examples"
+    yield name, annotations, real_images / "panoptic"
     MetadataCatalog.remove(name)
 
 

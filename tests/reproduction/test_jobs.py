@@ -19,6 +19,7 @@ from fapn_d2.reproduction.metrics import ELSEWHERE, PLACES, find
 from fapn_d2.reproduction.numbers import Number, numbers_of
 from fapn_d2.reproduction.records import read_record, read_records
 from fapn_d2.reproduction.report import report, to_html, to_markdown
+from tests.toys.coco import write_coco
 
 ROOT = Path(__file__).resolve().parents[2]
 # Writes what tools/train_net.py leaves behind; mIoU is 70 + seed.
@@ -301,13 +302,14 @@ def test_the_tool(capsys):
 
 
 @pytest.mark.slow
-def test_a_real_row_in_small(tmp_path, shared):
-    """Faster R-CNN FaPN of Table 3 on 80 images, a few iterations, trained and scored from the command line."""
-    (tmp_path / "coco").symlink_to(shared / "data" / "coco_tiny")
+def test_a_real_row_in_small(tmp_path, real_images):
+    """Faster R-CNN FaPN of Table 3 on 4 photographs, a few iterations, trained and scored from the command line."""
+    write_coco(tmp_path, real_images)
     output = tmp_path / "out"
     command = [sys.executable, str(ROOT / "tools" / "reproduce.py"), "run", "fapn.t3.faster_rcnn_r50_fapn"]
     command += ["--shrink", "0.00005", "--num-gpus", "1", "--output", str(output)]
     command += ["--opts", "MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0"]
+    command += ["SOLVER.BASE_LR", "0.0001"]  # without pretrained weights the recipe's rate diverges
     environment = os.environ | {"DETECTRON2_DATASETS": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]

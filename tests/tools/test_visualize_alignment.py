@@ -1,6 +1,7 @@
 """tools/visualize_alignment.py on networks that were never trained: files, page, messages."""
 
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -68,9 +69,9 @@ def test_two_networks_beside_each_other(place, tmp_path, monkeypatch, capsys):
     assert sheet.ndim == 3 and sheet.std() > 20  # there is something on it
 
 
-def test_an_image_without_labels(place, tmp_path, monkeypatch):
-    Image.fromarray(np.full((50, 70, 3), 120, np.uint8)).save(tmp_path / "mine.png")
-    arguments = ["--config-file", config("FaPN"), "--weights", place / "FaPN.pth", "--image", tmp_path / "mine.png"]
+def test_a_photograph_without_labels(place, real_images, tmp_path, monkeypatch):
+    shutil.copy(real_images / "photographs" / "000000208901.jpg", tmp_path / "mine.jpg")
+    arguments = ["--config-file", config("FaPN"), "--weights", place / "FaPN.pth", "--image", tmp_path / "mine.jpg"]
     run(monkeypatch, *arguments, "--output", tmp_path / "out", "--name", "Fa/PN 2", *OPTS)
     captions = [a["alt"] for a in Reader((tmp_path / "out" / "index.html").read_text()).all("img")]
     assert captions[:2] == ["Fa/PN 2", "image"] and "ground truth" not in captions

