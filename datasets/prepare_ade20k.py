@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fapn_d2.data.datasets.ade20k import FOLDER, IGNORE_LABEL, NUM_CLASSES, SPLITS, convert
 from fapn_d2.data.datasets.conversion import LabelFile, verify_labels, write_labels
-from fapn_d2.data.datasets.pairs import pair_files
+from fapn_d2.data.datasets.image_label_pairs import pair_files
 from fapn_d2.data.datasets.program import parser, run_program
 
 
@@ -21,12 +21,12 @@ def prepare(root: Path, args) -> str:
     counts = []
     for split, number in SPLITS.items():
         pairs = pair_files(
-            root / "images" / split, root / "annotations" / split, mend="Unpack ADEChallengeData2016.zip there."
+            root / "images" / split, root / "annotations" / split, fix="Unpack ADEChallengeData2016.zip there."
         )
         target = root / "annotations_detectron2" / split
         files = [LabelFile(label, target / label.name, image) for image, label in pairs]
         write_labels(files, convert, description=split, workers=args.workers)
-        pair_files(root / "images" / split, target, mend="Remove what is too much and run this program again.")
+        pair_files(root / "images" / split, target, fix="Remove what is too much and run this program again.")
         verify_labels(
             files,
             num_classes=NUM_CLASSES,

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from fapn_d2.data.datasets.camvid import CLASSES, IGNORE_LABEL
 from fapn_d2.data.datasets.catalog import data_root
-from fapn_d2.data.datasets.pairs import pair_files
+from fapn_d2.data.datasets.image_label_pairs import pair_files
 from fapn_d2.messages import some
 
 SPLITS = ("train", "val", "test")
@@ -129,8 +129,8 @@ def _save(image: Image.Image, path: Path) -> None:
 
 def convert(images: Path, labels: Path, output: Path, splits: dict[str, str] | None) -> None:
     """The original release: resize, recolour, sort into splits."""
-    mend = "Unpack both archives of the original release into one folder."
-    pairs = pair_files(images, labels, mend=mend, label_suffixes=("_L.png",))
+    fix = "Unpack both archives of the original release into one folder."
+    pairs = pair_files(images, labels, fix=fix, label_suffixes=("_L.png",))
     if splits is not None:
         absent = splits.keys() - {image.stem for image, _ in pairs}
         if absent:
@@ -152,7 +152,7 @@ def convert(images: Path, labels: Path, output: Path, splits: dict[str, str] | N
 def copy(source: Path, output: Path) -> None:
     """The SegNet tutorial's copy: the same tree, file by file."""
     for split in SPLITS:
-        pairs = pair_files(source / split, source / f"{split}annot", mend=f"Fetch the whole {split} split.")
+        pairs = pair_files(source / split, source / f"{split}annot", fix=f"Fetch the whole {split} split.")
         for pair in tqdm(pairs, desc=f"copying CamVid ({split})", unit="frame"):
             for file, folder in zip(pair, (split, f"{split}annot")):
                 if not (target := output / folder / file.name).exists():
@@ -170,7 +170,7 @@ def verify(output: Path) -> Counter:
     numbers = Counter()
     seen: dict[str, str] = {}
     for split in SPLITS:
-        pairs = pair_files(output / split, output / f"{split}annot", mend="Run this script again.")
+        pairs = pair_files(output / split, output / f"{split}annot", fix="Run this script again.")
         for image, label in tqdm(pairs, desc=f"checking CamVid ({split})", unit="frame"):
             values = np.asarray(Image.open(label))
             picture = Image.open(image)

@@ -29,7 +29,7 @@ from fapn_d2.data.datasets.cityscapes import (
     train_ids,
 )
 from fapn_d2.data.datasets.conversion import LabelFile, in_parallel, verify_labels, write_labels
-from fapn_d2.data.datasets.pairs import pair_files
+from fapn_d2.data.datasets.image_label_pairs import pair_files
 from fapn_d2.data.datasets.program import parser, run_program
 
 SPLITS = ("train", "val")
@@ -106,15 +106,15 @@ def find(root: Path, split: str) -> list[Path]:
         FileNotFoundError: there are none, or pictures and labels of a city do not match one to one.
     """
     labels, pictures = root / "gtFine" / split, root / "leftImg8bit" / split
-    mend = "Unpack gtFine_trainvaltest.zip and leftImg8bit_trainvaltest.zip there."
+    fix = "Unpack gtFine_trainvaltest.zip and leftImg8bit_trainvaltest.zip there."
     found = instance_files(labels)
     if not found:
-        raise FileNotFoundError(f"no {labels}/<city>/*{_INSTANCES}. {mend}")
+        raise FileNotFoundError(f"no {labels}/<city>/*{_INSTANCES}. {fix}")
     for city in sorted({path.parent.name for path in found}):
         pair_files(
             pictures / city,
             labels / city,
-            mend=mend,
+            fix=fix,
             image_suffixes=(_PICTURE,),
             label_suffixes=(_INSTANCES,),
         )

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from fapn_d2.data.datasets.catalog import advice
 from fapn_d2.data.datasets.conversion import LabelFile, verify_labels
+from fapn_d2.data.datasets.image_label_pairs import pair_files
 from fapn_d2.data.datasets.mapillary import COLORS, FOLDER, IGNORE_LABEL, SPLITS, check_names, label_folder
-from fapn_d2.data.datasets.pairs import pair_files
 from fapn_d2.data.datasets.program import parser, run_program
 
 
@@ -24,14 +24,14 @@ def prepare(root: Path, args) -> str:
     check_names(names[0])
     counts = []
     for split, (_, number) in SPLITS.items():
-        pairs = pair_files(root / split / "images", label_folder(root, split), mend=advice("mapillary_vistas"))
+        pairs = pair_files(root / split / "images", label_folder(root, split), fix=advice("mapillary_vistas"))
         files = [LabelFile(source=label, target=label, image=image) for image, label in pairs]
         verify_labels(
             files,
             num_classes=len(COLORS),
             ignore_label=IGNORE_LABEL,
             description=f"checking {split}",
-            mend="Unpack them again.",
+            fix="Unpack them again.",
             workers=args.workers,
         )
         counts.append(f"{len(files)} images for {split} (the release has {number})")

@@ -12,23 +12,23 @@ and started again, and reads everything back at the end.
 from pathlib import Path
 
 from fapn_d2.data.datasets.conversion import LabelFile, verify_labels, write_labels
-from fapn_d2.data.datasets.listed import read_list
-from fapn_d2.data.datasets.pairs import stems
+from fapn_d2.data.datasets.image_label_pairs import stems
 from fapn_d2.data.datasets.pascal_context import CLASSES, FOLDER, IGNORE_LABEL, SPLITS, check_names, convert
 from fapn_d2.data.datasets.program import parser, run_program
+from fapn_d2.data.datasets.split_lists import read_list
 
 _MEND = "Unpack VOCtrainval_03-May-2010.tar and, in its VOC2010, trainval.tar.gz of PASCAL Context."
 
 
 def prepare(root: Path, args) -> str:
-    annotations = stems(root / "trainval", (".mat",), mend=_MEND, what="annotations")
+    annotations = stems(root / "trainval", (".mat",), fix=_MEND, what="annotations")
     for labels_txt in (root / "labels.txt", root / "trainval" / "labels.txt"):
         if labels_txt.is_file():
             check_names(labels_txt)
     # VOC's lists name all its images; those that PASCAL Context has labelled make the split.
     names = {
         split: [
-            name for name in read_list(root / "ImageSets" / "Main" / f"{split}.txt", mend=_MEND) if name in annotations
+            name for name in read_list(root / "ImageSets" / "Main" / f"{split}.txt", fix=_MEND) if name in annotations
         ]
         for split in SPLITS
     }

@@ -11,7 +11,7 @@ from detectron2.projects.point_rend import ColorAugSSDTransform
 from fvcore.transforms.transform import PadTransform, Transform, TransformList
 from PIL import Image
 
-from .class_uniform import SAMPLER_NAME
+from .class_uniform_sampler import SAMPLER_NAME
 from .cropping import PadToSize, RandomCropAroundPoint, ResizedCrop, ResizedCropTransform
 
 

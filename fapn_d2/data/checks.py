@@ -10,7 +10,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from .datasets.catalog import locate
 from .datasets.unlabelled import unlabelled
-from .presence import check_files
+from .missing_files import check_files
 
 #: Meta-architecture -> labels that it learns from -> key with its number of classes. Subclasses need what their
 #: nearest listed ancestor needs; a meta-architecture without such an ancestor is not checked for classes.

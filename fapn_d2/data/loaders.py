@@ -14,7 +14,7 @@ from detectron2.data import (
 
 from .bad_images import SkipBadImages
 from .class_points import find_points
-from .class_uniform import SAMPLER_NAME, ClassUniformSampler, RecordsWithPoints, log_classes
+from .class_uniform_sampler import SAMPLER_NAME, ClassUniformSampler, RecordsWithPoints, log_classes
 from .mapper import PyramidDatasetMapper
 
 
@@ -27,7 +27,7 @@ def build_train_loader(
         cfg: DATASETS, DATALOADER, INPUT and SOLVER.IMS_PER_BATCH are read.
         mapper: record -> sample; default :class:`PyramidDatasetMapper`.
         sampler: order of the records; default the one that DATALOADER.SAMPLER_TRAIN names: one of Detectron2's, or
-            "ClassUniformSampler", with which records may have "class_point" (class_uniform.py).
+            "ClassUniformSampler", with which records may have "class_point" (class_uniform_sampler.py).
 
     Raises:
         ValueError, FileNotFoundError: see :func:`find_points` and :class:`ClassUniformSampler`.

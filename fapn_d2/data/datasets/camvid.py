@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from .catalog import advice, register
-from .pairs import pair_files
+from .image_label_pairs import pair_files
 
 CLASSES = (
     "Sky",
@@ -55,7 +55,7 @@ def load_camvid(root: str | os.PathLike, splits: tuple[str, ...]) -> list[dict]:
     """
     records = []
     for split in splits:
-        pairs = pair_files(Path(root) / split, Path(root) / f"{split}annot", mend=advice("camvid"))
+        pairs = pair_files(Path(root) / split, Path(root) / f"{split}annot", fix=advice("camvid"))
         records += [{"file_name": str(image), "sem_seg_file_name": str(label)} for image, label in pairs]
     return records
 

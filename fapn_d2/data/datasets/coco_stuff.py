@@ -15,8 +15,8 @@ import numpy as np
 
 from .catalog import advice, register
 from .conversion import LabelFile
-from .listed import load_listed
 from .palette import palette
+from .split_lists import load_listed
 
 FOLDER = "coco_stuff_10k"
 SPLITS = {"train": 9000, "test": 1000}
@@ -126,7 +126,7 @@ def register_coco_stuff() -> None:
                     os.path.join(root, FOLDER, "imageLists", f"{split}.txt"),
                     os.path.join(root, FOLDER, "images"),
                     os.path.join(root, FOLDER, f"labels_{number}"),
-                    mend=advice(f"coco_stuff_10k_{number}_sem_seg_{split}"),
+                    fix=advice(f"coco_stuff_10k_{number}_sem_seg_{split}"),
                 ),
                 paths={"sem_seg_root": f"{FOLDER}/labels_{number}"},
                 evaluator_type="sem_seg",

@@ -92,7 +92,7 @@ def verify_labels(
     num_classes: int,
     ignore_label: int | None,
     description: str,
-    mend: str = "Remove them and run this program again.",
+    fix: str = "Remove them and run this program again.",
     workers: int = 0,
 ) -> None:
     """Read every label image back.
@@ -100,12 +100,12 @@ def verify_labels(
     Raises:
         FileNotFoundError: one is absent.
         ValueError: one cannot be read, has another size than its image, or values other than 0..num_classes-1 and
-            ``ignore_label``; names it; the message ends in ``mend``.
+            ``ignore_label``; names it; the message ends in ``fix``.
     """
     check = partial(_verify, num_classes, ignore_label)
     problems = [p for p in in_parallel(check, files, description=description, workers=workers) if p]
     if problems:
-        raise ValueError(f"{len(problems)} of {len(files)} label images are wrong: {'; '.join(problems[:3])}. {mend}")
+        raise ValueError(f"{len(problems)} of {len(files)} label images are wrong: {'; '.join(problems[:3])}. {fix}")
 
 
 def _verify(num_classes: int, ignore_label: int | None, file: LabelFile) -> str | None:

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from .catalog import advice, register
-from .pairs import pair_files
+from .image_label_pairs import pair_files
 
 FOLDER = "mapillary_vistas"
 #: Folder of a split -> (its name here, number of its images).
@@ -77,7 +77,7 @@ def load_mapillary(root: str | os.PathLike, split: str) -> list[dict]:
     Raises:
         FileNotFoundError: a folder is absent, or images and labels do not match one to one.
     """
-    pairs = pair_files(Path(root) / split / "images", label_folder(root, split), mend=advice("mapillary_vistas"))
+    pairs = pair_files(Path(root) / split / "images", label_folder(root, split), fix=advice("mapillary_vistas"))
     return [{"file_name": str(image), "sem_seg_file_name": str(label)} for image, label in pairs]
 
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from .catalog import advice, register
 from .conversion import LabelFile
-from .listed import load_listed
 from .palette import palette
+from .split_lists import load_listed
 
 FOLDER = "VOCdevkit/VOC2010"
 SPLITS = {"train": 4998, "val": 5105}
@@ -72,7 +72,7 @@ def register_pascal_context() -> None:
                 os.path.join(root, FOLDER, "context_59", f"{split}.txt"),
                 os.path.join(root, FOLDER, "JPEGImages"),
                 os.path.join(root, FOLDER, "context_59", "labels"),
-                mend=advice(f"pascal_context_59_sem_seg_{split}"),
+                fix=advice(f"pascal_context_59_sem_seg_{split}"),
             ),
             paths={"sem_seg_root": f"{FOLDER}/context_59/labels"},
             evaluator_type="sem_seg",

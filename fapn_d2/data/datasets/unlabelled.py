@@ -14,8 +14,8 @@ from detectron2.utils.file_io import PathManager
 
 from .ade20k import FOLDER as ADE20K
 from .catalog import advice, locate, register
+from .image_label_pairs import IMAGE_SUFFIXES, stems
 from .mapillary import FOLDER as MAPILLARY
-from .pairs import IMAGE_SUFFIXES, stems
 
 #: Name -> (image list below the data root, output of the network -> tasks). Both lists refer to coco/test2017.
 COCO = {
@@ -60,11 +60,11 @@ def image_list(name: str) -> list[dict]:
     metadata = MetadataCatalog.get(name)
     kind, root = metadata.get("evaluator_type", ""), metadata.get("image_root")
     if kind.startswith("cityscapes") and (folder := metadata.get("image_dir") or root):
-        return city_images(folder, mend=advice(name))
+        return city_images(folder, fix=advice(name))
     if (listed := metadata.get("json_file") or metadata.get("panoptic_json")) and root:
-        return listed_images(listed, root, mend=advice(name))
+        return listed_images(listed, root, fix=advice(name))
     if root:
-        found = stems(root, IMAGE_SUFFIXES, mend=advice(name), what="images")
+        found = stems(root, IMAGE_SUFFIXES, fix=advice(name), what="images")
         return [{"file_name": str(found[stem]), "image_id": stem} for stem in sorted(found)]
     return [
         {"file_name": r["file_name"], "image_id": r.get("image_id", Path(r["file_name"]).stem)}
@@ -72,27 +72,27 @@ def image_list(name: str) -> list[dict]:
     ]
 
 
-def city_images(folder: str | os.PathLike, *, mend: str = "") -> list[dict]:
+def city_images(folder: str | os.PathLike, *, fix: str = "") -> list[dict]:
     """Records of ``<folder>/<city>/*_leftImg8bit.png``, sorted by name.
 
     Raises:
-        FileNotFoundError: there is no such image; the message ends in ``mend``.
+        FileNotFoundError: there is no such image; the message ends in ``fix``.
     """
     found = sorted(Path(PathManager.get_local_path(str(folder))).glob(f"*/*{_CITY_SUFFIX}"), key=lambda path: path.name)
     if not found:
-        raise FileNotFoundError(f"there are no images {folder}/<city>/*{_CITY_SUFFIX}. {mend}")
+        raise FileNotFoundError(f"there are no images {folder}/<city>/*{_CITY_SUFFIX}. {fix}")
     return [{"file_name": str(path), "image_id": path.name.removesuffix(_CITY_SUFFIX)} for path in found]
 
 
-def listed_images(json_file: str, image_root: str, *, mend: str = "") -> list[dict]:
+def listed_images(json_file: str, image_root: str, *, fix: str = "") -> list[dict]:
     """Records of the "images" in a JSON file of COCO's, in the order of the file.
 
     Raises:
-        FileNotFoundError: the file is absent; the message ends in ``mend``.
+        FileNotFoundError: the file is absent; the message ends in ``fix``.
         ValueError: it is not JSON with "images".
     """
     if not PathManager.isfile(json_file):
-        raise FileNotFoundError(f"the image list {json_file} is absent. {mend}")
+        raise FileNotFoundError(f"the image list {json_file} is absent. {fix}")
     with PathManager.open(json_file) as file:
         try:
             images = json.load(file)["images"]

@@ -27,7 +27,7 @@ def ground_truth_files(dataset_name: str, kind: str) -> dict[str, str]:
         kind: "labelIds" or "instanceIds".
 
     Raises:
-        FileNotFoundError: there is no such file; names the folder and what mends it.
+        FileNotFoundError: there is no such file; names the folder and how to fix it.
     """
     gt_dir = Path(PathManager.get_local_path(MetadataCatalog.get(dataset_name).gt_dir))
     found = {image_key(path): str(path) for path in sorted(gt_dir.glob(f"*/*_gtFine_{kind}.png"))}

@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..messages import some
 from .datasets.catalog import advice
-from .datasets.pairs import pair_files
+from .datasets.image_label_pairs import pair_files
 from .datasets.unlabelled import image_list, unlabelled
 
 _PLACES = ("image_root", "sem_seg_root", "json_file", "panoptic_json", "panoptic_root", "image_dir", "gt_dir")
@@ -26,24 +26,24 @@ def check_files(name: str) -> None:
 
     Raises:
         FileNotFoundError: a file or folder is absent, empty or half there; names it, counts what is missing, and says
-            what mends it.
+            how to fix it.
         ValueError: annotations are cut short.
     """
     metadata = MetadataCatalog.get(name)
     places = {key: str(metadata.get(key)) for key in _PLACES if metadata.get(key)}
     if any("://" in place for place in places.values()):
         return
-    mend = advice(name)
+    fix = advice(name)
     if unlabelled(name):
-        _check_records(image_list(name), mend)
+        _check_records(image_list(name), fix)
     elif places.keys() >= {"image_dir", "gt_dir"}:
-        _check_cities(places["image_dir"], places["gt_dir"], metadata.get("evaluator_type"), mend)
+        _check_cities(places["image_dir"], places["gt_dir"], metadata.get("evaluator_type"), fix)
     elif places.keys() & {"json_file", "panoptic_json"}:
-        _check_json(places, mend)
+        _check_json(places, fix)
     elif places.keys() >= {"image_root", "sem_seg_root"}:
-        pair_files(places["image_root"], places["sem_seg_root"], mend=mend)
+        pair_files(places["image_root"], places["sem_seg_root"], fix=fix)
     else:
-        _check_records(DatasetCatalog.get(name), mend)
+        _check_records(DatasetCatalog.get(name), fix)
 
 
 def file_names(json_file: str) -> list[str]:
@@ -64,30 +64,30 @@ def file_names(json_file: str) -> list[str]:
             return [json.loads(quoted) for quoted in _FILE_NAME.findall(content)]
 
 
-def _check_json(places: dict[str, str], mend: str) -> None:
+def _check_json(places: dict[str, str], fix: str) -> None:
     for key in ("json_file", "panoptic_json"):
         if key in places and not os.path.isfile(places[key]):
-            raise FileNotFoundError(f"the annotations {places[key]} are absent. {mend}")
+            raise FileNotFoundError(f"the annotations {places[key]} are absent. {fix}")
     images = file_names(places["json_file"]) if "json_file" in places else []
     if images and "image_root" in places:
-        _check_listed(places["image_root"], images, "images", places["json_file"], mend)
+        _check_listed(places["image_root"], images, "images", places["json_file"], fix)
         if "sem_seg_root" in places:
             labels = [f"{os.path.splitext(image)[0]}.png" for image in images]
-            _check_listed(places["sem_seg_root"], labels, "semantic labels", places["json_file"], mend)
+            _check_listed(places["sem_seg_root"], labels, "semantic labels", places["json_file"], fix)
     if "panoptic_json" in places and "panoptic_root" in places:
         labels = [n for n in file_names(places["panoptic_json"]) if n.endswith(".png")]
-        _check_listed(places["panoptic_root"], labels, "panoptic labels", places["panoptic_json"], mend)
+        _check_listed(places["panoptic_root"], labels, "panoptic labels", places["panoptic_json"], fix)
 
 
-def _check_listed(root: str, names: Iterable[str], what: str, source: str, mend: str) -> None:
+def _check_listed(root: str, names: Iterable[str], what: str, source: str, fix: str) -> None:
     """``names``, relative to ``root``, must exist as ``source`` says."""
     if not os.path.isdir(root):
-        raise FileNotFoundError(f"folder {root} is absent; expected the {what} of {source} in it. {mend}")
+        raise FileNotFoundError(f"folder {root} is absent; expected the {what} of {source} in it. {fix}")
     names = set(names)
     if missing := _missing(root, names):
         raise FileNotFoundError(
             f"{len(missing)} of the {len(names)} {what} that {source} mentions are not in {root} ({some(missing)}). "
-            f"{mend}"
+            f"{fix}"
         )
 
 
@@ -104,27 +104,27 @@ def _missing(root: str, names: Iterable[str]) -> list[str]:
     return missing
 
 
-def _check_cities(image_dir: str, gt_dir: str, evaluator: str | None, mend: str) -> None:
+def _check_cities(image_dir: str, gt_dir: str, evaluator: str | None, fix: str) -> None:
     # What Detectron2 reads: train ids for regions, polygons for objects.
     label = "_gtFine_labelTrainIds.png" if evaluator == "cityscapes_sem_seg" else "_gtFine_polygons.json"
     for folder in (image_dir, gt_dir):
         if not os.path.isdir(folder):
-            raise FileNotFoundError(f"folder {folder} is absent; expected a folder for each city in it. {mend}")
+            raise FileNotFoundError(f"folder {folder} is absent; expected a folder for each city in it. {fix}")
     cities = sorted(entry.name for entry in os.scandir(image_dir) if entry.is_dir())
     if not cities:
-        raise FileNotFoundError(f"folder {image_dir} holds no folder of a city. {mend}")
+        raise FileNotFoundError(f"folder {image_dir} holds no folder of a city. {fix}")
     for city in cities:
         pair_files(
             os.path.join(image_dir, city),
             os.path.join(gt_dir, city),
-            mend=mend,
+            fix=fix,
             image_suffixes=("_leftImg8bit.png",),
             label_suffixes=(label,),
         )
 
 
-def _check_records(records: list[dict], mend: str) -> None:
+def _check_records(records: list[dict], fix: str) -> None:
     for key, what in (("file_name", "images"), ("sem_seg_file_name", "semantic labels")):
         files = {record[key] for record in records if "://" not in record.get(key, "://")}
         if missing := _missing("", files):
-            raise FileNotFoundError(f"{len(missing)} of its {len(files)} {what} are absent ({some(missing)}). {mend}")
+            raise FileNotFoundError(f"{len(missing)} of its {len(files)} {what} are absent ({some(missing)}). {fix}")

@@ -9,18 +9,18 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 LABEL_SUFFIXES = (".png",)
 
 
-def stems(folder: str | os.PathLike, suffixes: tuple[str, ...], *, mend: str, what: str = "files") -> dict[str, Path]:
+def stems(folder: str | os.PathLike, suffixes: tuple[str, ...], *, fix: str, what: str = "files") -> dict[str, Path]:
     """Stem -> path of the files in ``folder`` that end in one of ``suffixes`` (any case).
 
     A suffix may be more than an extension: with ``_leftImg8bit.png`` the stem is what stands before it.
 
     Raises:
-        FileNotFoundError: the folder is absent or holds no such file; the message ends in ``mend``.
+        FileNotFoundError: the folder is absent or holds no such file; the message ends in ``fix``.
         ValueError: two files have the same stem.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"folder {folder} is absent; expected {what} ({', '.join(suffixes)}) in it. {mend}")
+        raise FileNotFoundError(f"folder {folder} is absent; expected {what} ({', '.join(suffixes)}) in it. {fix}")
     found: dict[str, Path] = {}
     for entry in os.scandir(folder):
         suffix = next((s for s in suffixes if entry.name.lower().endswith(s.lower())), None)
@@ -31,7 +31,7 @@ def stems(folder: str | os.PathLike, suffixes: tuple[str, ...], *, mend: str, wh
             raise ValueError(f"{folder} holds both {found[stem].name} and {entry.name}; keep one of them")
         found[stem] = folder / entry.name
     if not found:
-        raise FileNotFoundError(f"folder {folder} holds no {what} ({', '.join(suffixes)}). {mend}")
+        raise FileNotFoundError(f"folder {folder} holds no {what} ({', '.join(suffixes)}). {fix}")
     return found
 
 
@@ -39,7 +39,7 @@ def pair_files(
     image_root: str | os.PathLike,
     label_root: str | os.PathLike,
     *,
-    mend: str,
+    fix: str,
     image_suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
     label_suffixes: tuple[str, ...] = LABEL_SUFFIXES,
 ) -> list[tuple[Path, Path]]:
@@ -50,14 +50,14 @@ def pair_files(
 
     Raises:
         FileNotFoundError: see :func:`stems`; or images without labels, labels without images, counted and the first
-            few named; the message ends in ``mend``.
+            few named; the message ends in ``fix``.
     """
-    images = stems(image_root, image_suffixes, mend=mend, what="images")
-    labels = stems(label_root, label_suffixes, mend=mend, what="labels")
+    images = stems(image_root, image_suffixes, fix=fix, what="images")
+    labels = stems(label_root, label_suffixes, fix=fix, what="labels")
     if not images.keys() & labels.keys():
         raise FileNotFoundError(
             f"no image in {image_root} has a label of the same name in {label_root}: images are named "
-            f"{some(images)}, labels {some(labels)}. {mend}"
+            f"{some(images)}, labels {some(labels)}. {fix}"
         )
     problems = []
     if alone := images.keys() - labels.keys():
@@ -65,5 +65,5 @@ def pair_files(
     if alone := labels.keys() - images.keys():
         problems.append(f"{len(alone)} of {len(labels)} labels in {label_root} have no image ({some(alone)})")
     if problems:
-        raise FileNotFoundError(f"{'; '.join(problems)}. {mend}")
+        raise FileNotFoundError(f"{'; '.join(problems)}. {fix}")
     return [(images[stem], labels[stem]) for stem in sorted(images)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fapn_d2.data.datasets.listed import load_listed, read_list
+from fapn_d2.data.datasets.split_lists import load_listed, read_list
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def tree(tmp_path):
 
 
 def load(tree):
-    return load_listed(tree / "train.txt", tree / "images", tree / "labels", mend="Do this.")
+    return load_listed(tree / "train.txt", tree / "images", tree / "labels", fix="Do this.")
 
 
 def test_records_of_the_list_in_its_order(tree):
@@ -44,4 +44,4 @@ def test_wrong_lists(tree):
     with pytest.raises(ValueError, match=r"train\.txt is empty\. Do this\."):
         load(tree)
     with pytest.raises(FileNotFoundError, match=r"the list .*gone\.txt is absent\. Do that\."):
-        read_list(tree / "gone.txt", mend="Do that.")
+        read_list(tree / "gone.txt", fix="Do that.")

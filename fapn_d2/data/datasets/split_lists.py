@@ -4,25 +4,25 @@ import os
 from pathlib import Path
 
 from ...messages import some
-from .pairs import LABEL_SUFFIXES, stems
+from .image_label_pairs import LABEL_SUFFIXES, stems
 
 
-def read_list(list_file: str | os.PathLike, *, mend: str) -> list[str]:
+def read_list(list_file: str | os.PathLike, *, fix: str) -> list[str]:
     """Names in a text file, one a line, in order.
 
     Raises:
-        FileNotFoundError: the file is absent; the message ends in ``mend``.
+        FileNotFoundError: the file is absent; the message ends in ``fix``.
         ValueError: it is empty or names something twice.
     """
     path = Path(list_file)
     if not path.is_file():
-        raise FileNotFoundError(f"the list {path} is absent. {mend}")
+        raise FileNotFoundError(f"the list {path} is absent. {fix}")
     names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     if not names:
-        raise ValueError(f"the list {path} is empty. {mend}")
+        raise ValueError(f"the list {path} is empty. {fix}")
     if len(set(names)) < len(names):
         twice = {name for name in names if names.count(name) > 1}
-        raise ValueError(f"the list {path} holds {len(twice)} names twice ({some(twice)}). {mend}")
+        raise ValueError(f"the list {path} holds {len(twice)} names twice ({some(twice)}). {fix}")
     return names
 
 
@@ -31,19 +31,19 @@ def load_listed(
     image_root: str | os.PathLike,
     label_root: str | os.PathLike,
     *,
-    mend: str,
+    fix: str,
     image_suffixes: tuple[str, ...] = (".jpg",),
 ) -> list[dict]:
     """Records ``{"file_name", "sem_seg_file_name"}`` of the listed names, in the order of the list.
 
     Raises:
         FileNotFoundError: a list or folder is absent, or listed files are; counted, the first few named; the message
-            ends in ``mend``.
+            ends in ``fix``.
         ValueError: see :func:`read_list`.
     """
-    names = read_list(list_file, mend=mend)
-    images = stems(image_root, image_suffixes, mend=mend, what="images")
-    labels = stems(label_root, LABEL_SUFFIXES, mend=mend, what="labels")
+    names = read_list(list_file, fix=fix)
+    images = stems(image_root, image_suffixes, fix=fix, what="images")
+    labels = stems(label_root, LABEL_SUFFIXES, fix=fix, what="labels")
     problems = []
     for what, found, folder in (("images", images, image_root), ("labels", labels, label_root)):
         if missing := [name for name in names if name not in found]:
@@ -51,5 +51,5 @@ def load_listed(
                 f"{len(missing)} of {len(names)} {what} in {list_file} are not in {folder} ({some(missing)})"
             )
     if problems:
-        raise FileNotFoundError(f"{'; '.join(problems)}. {mend}")
+        raise FileNotFoundError(f"{'; '.join(problems)}. {fix}")
     return [{"file_name": str(images[name]), "sem_seg_file_name": str(labels[name])} for name in names]

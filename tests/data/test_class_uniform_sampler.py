@@ -12,7 +12,7 @@ from PIL import Image
 
 from fapn_d2.data import build_train_loader
 from fapn_d2.data.augmentation import build_augmentations
-from fapn_d2.data.class_uniform import ClassUniformSampler, RecordsWithPoints
+from fapn_d2.data.class_uniform_sampler import ClassUniformSampler, RecordsWithPoints
 from fapn_d2.data.cropping import PointInput, RandomCropAroundPoint
 
 RARE = 3
