@@ -1,13 +1,13 @@
-"""Every configuration key that this project adds to Detectron2's, with its default and its meaning.
+"""Every configuration key that this project adds to Detectron2's keys, with its default and its meaning.
 
-One function a room, so that a reader finds a key beside its kin. Keys that Detectron2 has are used, not doubled:
+There is one function per package (necks, backbones, heads, ...). Where Detectron2 has a key already, that key is used:
 ``MODEL.FPN.{IN_FEATURES,OUT_CHANNELS,NORM,FUSE_TYPE}`` describe every pyramid.
 """
 
 from detectron2.config import CfgNode as CN
 
-#: Keys under MODEL.NECK that take one strategy name for all levels or a list of names, finest level first.
-#: ``None`` means: what the preset of the builder says.
+#: Keys under MODEL.NECK for the parts of the pyramid. Each takes one strategy name for all levels, or a list of names,
+#: finest level first. ``None`` means: as in the preset.
 STRATEGY_KEYS = ("CONTEXT", "LATERAL", "ALIGN", "FUSE", "MERGE", "OUTPUT")
 
 
@@ -22,242 +22,260 @@ def add_fapn_config(cfg: CN) -> None:
 
 
 def neck_defaults() -> CN:
-    """The node MODEL.NECK with its defaults; pyramids are built from it where a config has no such node."""
+    """The node MODEL.NECK with its defaults. Pyramids are built from it where a config has no such node."""
     neck = CN()
-    # The paper whose strategies fill the keys left at None: "fpn", "fapn", ... (necks/presets.py).
-    # Empty: the preset of the builder (`build_resnet_fapn_backbone` -> "fapn"; `build_pyramid_backbone` -> "fpn").
+    # The paper whose strategies are used for the keys left at None: "fpn", "fapn", "augfpn" or "sfnet"
+    # (necks/presets.py). Empty: the preset of the builder ("fapn" for build_resnet_fapn_backbone, "fpn" for
+    # build_pyramid_backbone).
     neck.PRESET = ""
-    # Builder of the bottom-up network, a name in Detectron2's BACKBONE registry.
+    # Builder of the bottom-up network: a name in Detectron2's BACKBONE registry.
     neck.BOTTOM_UP = "build_resnet_backbone"
-    # The holes of the pyramid; necks/strategies/ has a file a hole, with its names.
+    # The parts of the pyramid. The names are in necks/strategies/, one file per part.
     for key in STRATEGY_KEYS:
         neck[key] = None
-    # What extends the pyramid above its coarsest level: "none", "max_pool" (P6 for RPN), "p6p7" (RetinaNet, FCOS), or
-    # mmdetection's, where AugFPN adds the mean of the context map, if there is one, to P6: "p6p7_context" (RetinaNet;
-    # no ReLU between P6 and P7), "p6p7_relu_context" (FCOS). None: what the builder is for.
+    # What extends the pyramid above its coarsest level: "none"; "max_pool" (P6 for RPN); "p6p7" (RetinaNet, FCOS); or
+    # mmdetection's P6 and P7, where AugFPN adds the mean of the context map, if there is one, to P6: "p6p7_context"
+    # (RetinaNet; no ReLU between P6 and P7) and "p6p7_relu_context" (FCOS). None: the builder chooses.
     neck.TOP_BLOCK = None
-    # Map that these P6 start from: a bottom-up map ("res5") or a pyramid level ("p5"). Empty: coarsest bottom-up map.
+    # The map that P6 of these blocks is computed from: a bottom-up map ("res5") or a pyramid level ("p5"). Empty: the
+    # coarsest bottom-up map.
     neck.TOP_BLOCK_IN = ""
 
-    # Maps that training-only branches need beside the levels: any of EXTRA_OUTPUTS in necks/topdown.py. They are in the
-    # feature dict in training mode only, under their own names ("lateral4", "merged4", "res4"), not in output_shape().
+    # Kinds of maps that branches for training need besides the levels: any of EXTRA_OUTPUTS in necks/topdown.py. Such
+    # maps are in the feature dict in training mode only, under their own names ("lateral4", "merged4", "res4").
     neck.EXTRA_OUTPUTS = []
 
     # ALIGN "deform": FaPN's feature alignment module (paper, Section 3.1).
     neck.DEFORM = CN()
-    neck.DEFORM.GROUPS = 8  # offset groups of the deformable convolution; the paper's text describes 1
-    neck.DEFORM.UPSAMPLE = "bilinear"  # coarse map to fine size before alignment; "nearest" in Appendix B
+    neck.DEFORM.GROUPS = 8  # number of offset groups of the deformable convolution; the paper's text describes 1
+    neck.DEFORM.UPSAMPLE = "bilinear"  # how the coarse map is brought to the fine size first; Appendix B: "nearest"
     neck.DEFORM.OFFSET_GAIN = 2.0  # factor on the upsampled map where offsets are predicted; the paper's text has 1
-    # Who computes the deformable convolution: "auto" (this project's kernels where they can run), "torchvision", or
-    # "triton" (on CUDA this project's kernels or an error). Empty: what the environment variable FAPN_DEFORM_CONV says.
+    # What computes the deformable convolution: "auto" (this project's kernels where they can run), "torchvision", or
+    # "triton" (on CUDA this project's kernels or an error). Empty: the environment variable FAPN_DEFORM_CONV decides.
     neck.DEFORM.BACKEND = ""
 
     # CONTEXT "residual_augmentation": AugFPN, Section 3.2 and Table 4.
     neck.RESIDUAL_AUGMENTATION = CN()
-    # "ratio": ratio-invariant average pooling; "psp": to fixed sizes; "gap", "gmp": global average or maximum.
+    # "ratio": ratio-invariant average pooling; "psp": average pooling to fixed sizes; "gap", "gmp": global average or
+    # global maximum.
     neck.RESIDUAL_AUGMENTATION.POOLING = "ratio"
-    neck.RESIDUAL_AUGMENTATION.RATIOS = [0.1, 0.2, 0.3]  # of "ratio": pooled height and width over the map's; alpha
-    neck.RESIDUAL_AUGMENTATION.SIZES = [1, 2, 3]  # of "psp": pooled height and width, in pixels
-    neck.RESIDUAL_AUGMENTATION.FUSION = "asf"  # of the pooled maps; "sum", "max", "acf": see SOFT_ROI_SELECTION
+    # The paper's alphas, for "ratio": height and width of the pooled map, divided by those of the map.
+    neck.RESIDUAL_AUGMENTATION.RATIOS = [0.1, 0.2, 0.3]
+    neck.RESIDUAL_AUGMENTATION.SIZES = [1, 2, 3]  # for "psp": height and width of the pooled maps in pixels
+    # How the pooled maps are joined: "asf", "sum", "max" or "acf", as in MODEL.SOFT_ROI_SELECTION.FUSION.
+    neck.RESIDUAL_AUGMENTATION.FUSION = "asf"
 
     # ALIGN "flow": SFNet's flow alignment module (paper, Section 3.2).
     neck.FLOW = CN()
-    # Fine pixels that one unit of flow moves; the text of the paper has 1.0. Networks learn either.
+    # Number of fine pixels that one unit of flow moves a sample. The paper's text has 1.0. Networks learn with either.
     neck.FLOW.UNIT = 0.5
-    neck.FLOW.ALIGN_CORNERS = True  # of upsampling and of warping; the code of 2019 had False for the former
+    # Whether upsampling and warping use align_corners. The authors' code of 2019 has False for the upsampling.
+    neck.FLOW.ALIGN_CORNERS = True
 
-    # CONTEXT "ppm": pyramid pooling, SFNet's context.
+    # CONTEXT "ppm": pyramid pooling, the context module of SFNet.
     neck.PYRAMID_POOLING = CN()
-    neck.PYRAMID_POOLING.BINS = [1, 2, 3, 6]  # cells along each side
-    neck.PYRAMID_POOLING.KERNEL_SIZE = 1  # of the convolution that joins them; PSPNet has 3
+    neck.PYRAMID_POOLING.BINS = [1, 2, 3, 6]  # number of cells along each side, one entry per branch
+    neck.PYRAMID_POOLING.KERNEL_SIZE = 1  # kernel of the convolution that joins the branches; PSPNet has 3
     neck.PYRAMID_POOLING.DROPOUT = 0.1  # probability that a channel is dropped
-    neck.PYRAMID_POOLING.ALIGN_CORNERS = True  # of the upsampling of pooled maps
-    # CONTEXT "aspp", "dense_aspp", "non_local": SFNet, Table 3, with widths that come near its GFLOPs.
+    neck.PYRAMID_POOLING.ALIGN_CORNERS = True  # whether the upsampling of pooled maps uses align_corners
+    # CONTEXT "aspp", "dense_aspp", "non_local": SFNet, Table 3. The paper states no widths; these come near its GFLOPs.
     neck.ASPP = CN()
-    neck.ASPP.CHANNELS = 512  # of each branch
-    neck.ASPP.DILATIONS = [6, 12, 18, 24]  # in pixels of the map
-    neck.ASPP.DROPOUT = 0.1
+    neck.ASPP.CHANNELS = 512  # channels of each branch
+    neck.ASPP.DILATIONS = [6, 12, 18, 24]  # in pixels of the map, one entry per branch
+    neck.ASPP.DROPOUT = 0.1  # probability that a channel is dropped
     neck.DENSE_ASPP = CN()
     neck.DENSE_ASPP.REDUCED = 256  # channels that the bottom-up map is reduced to first
-    neck.DENSE_ASPP.CHANNELS = 512  # of the 1x1 convolution before each dilated one
-    neck.DENSE_ASPP.GROWTH = 512  # of each dilated convolution
-    neck.DENSE_ASPP.DILATIONS = [3, 6, 12, 18, 24]
-    neck.DENSE_ASPP.DROPOUT = 0.1
+    neck.DENSE_ASPP.CHANNELS = 512  # channels of the 1x1 convolution before each dilated convolution
+    neck.DENSE_ASPP.GROWTH = 512  # channels that each dilated convolution adds
+    neck.DENSE_ASPP.DILATIONS = [3, 6, 12, 18, 24]  # in pixels of the map
+    neck.DENSE_ASPP.DROPOUT = 0.1  # probability that a channel is dropped
     neck.NON_LOCAL = CN()
-    neck.NON_LOCAL.CHANNELS = 1024  # of the map that attends to itself
-    neck.NON_LOCAL.KEY_CHANNELS = 128
-    neck.NON_LOCAL.HIDDEN = 512  # of the convolution that joins it with the bottom-up map
-    neck.NON_LOCAL.DROPOUT = 0.1
+    neck.NON_LOCAL.CHANNELS = 1024  # channels of the map in the non-local block
+    neck.NON_LOCAL.KEY_CHANNELS = 128  # channels of the keys and queries
+    neck.NON_LOCAL.HIDDEN = 512  # channels of the convolution that joins the block's output with the bottom-up map
+    neck.NON_LOCAL.DROPOUT = 0.1  # probability that a channel is dropped
     return neck
 
 
 def _add_backbones(cfg: CN) -> None:
-    """Keys of fapn_d2.backbones. MODEL.BACKBONE.FREEZE_AT is read by all of them."""
+    """Keys of fapn_d2.backbones. All its builders read MODEL.BACKBONE.FREEZE_AT."""
     # MODEL.NECK.BOTTOM_UP "build_timm_backbone": any network of timm with maps of strides 4 to 32.
     cfg.MODEL.TIMM = CN()
-    cfg.MODEL.TIMM.NAME = "mobilenetv2_100"  # timm's name; weights: MODEL.WEIGHTS "timm://<name>"
+    # The name in timm. With MODEL.WEIGHTS "timm://<name>" training starts from timm's weights.
+    cfg.MODEL.TIMM.NAME = "mobilenetv2_100"
     # "BN": batch normalisation as timm builds it; "SyncBN": statistics over all processes; "EvalBN": the loaded
     # statistics are kept, scale and shift are trained (mmdetection); "FrozenBN": both are kept (Detectron2).
     cfg.MODEL.TIMM.NORM = "BN"
 
-    # "build_deep_stem_resnet_backbone": of Detectron2's MODEL.RESNETS it reads what its docstring says, and:
-    cfg.MODEL.RESNETS.STEM_CEIL_MODE = False  # round sizes up in the stem's max-pooling: 257 for 1024 pixels
-    cfg.MODEL.RESNETS.OUTPUT_STRIDE = 32  # 16 or 8: res5, or res4 and res5, are dilated and have no stride
-    # Dilation of the 3x3 convolution (basic blocks: of the second) in res2 to res5, whose strides stay: [1, 1, 2, 4] is
-    # "variant D" of SFNet's code of 2020, which its checkpoints need.
+    # "build_deep_stem_resnet_backbone" reads these keys and those of Detectron2's MODEL.RESNETS that its docstring
+    # names.
+    cfg.MODEL.RESNETS.STEM_CEIL_MODE = False  # whether the stem's max-pooling rounds sizes up: 257 for 1024 pixels
+    cfg.MODEL.RESNETS.OUTPUT_STRIDE = 32  # stride of res5; with 16 or 8, dilation replaces the last one or two strides
+    # Dilation of the 3x3 convolutions in res2 to res5, in basic blocks of the second one. The strides do not change.
+    # [1, 1, 2, 4] is "variant D" of the authors' code of SFNet from 2020, which its checkpoints need.
     cfg.MODEL.RESNETS.CONV2_DILATION = [1, 1, 1, 1]
     # "build_shufflenetv2_backbone".
     cfg.MODEL.SHUFFLENETV2 = CN()
-    cfg.MODEL.SHUFFLENETV2.WIDTH = 1.5  # multiplier of the channels: 0.5, 1.0, 1.5, 2.0
+    cfg.MODEL.SHUFFLENETV2.WIDTH = 1.5  # multiplier of the channels: 0.5, 1.0, 1.5 or 2.0
     cfg.MODEL.SHUFFLENETV2.NORM = "SyncBN"  # or "BN", "FrozenBN"
-    cfg.MODEL.SHUFFLENETV2.OUT_FEATURES = ["stage2", "stage3", "conv5"]  # of "stem", "stage2" to "stage4", "conv5"
-    cfg.MODEL.SHUFFLENETV2.CEIL_MODE = False  # of the max-pooling
+    cfg.MODEL.SHUFFLENETV2.OUT_FEATURES = ["stage2", "stage3", "conv5"]  # any of "stem", "stage2" to "stage4", "conv5"
+    cfg.MODEL.SHUFFLENETV2.CEIL_MODE = False  # whether the max-pooling rounds sizes up
 
 
 def _add_heads(cfg: CN) -> None:
     """Keys of fapn_d2.heads."""
-    # AugFPN, Section 3.3, in MODEL.ROI_HEADS.NAME "AugFPNROIHeads": every region is pooled from every level.
+    # MODEL.ROI_HEADS.NAME "AugFPNROIHeads", AugFPN, Section 3.3: every region is pooled from every level.
     cfg.MODEL.SOFT_ROI_SELECTION = CN()
-    # How the levels' features become one: "asf", "acf" (a weight for each position, or each channel, of each level),
-    # "sum", "max" (Table 5); "none": one level by the region's size, as in FPN.
+    # How the features of the levels are joined: "asf" (a weight per level and position), "acf" (a weight per level and
+    # channel), "sum", "max" (Table 5). "none": a region is pooled from one level, chosen by its size, as in FPN.
     cfg.MODEL.SOFT_ROI_SELECTION.FUSION = "asf"
-    cfg.MODEL.SOFT_ROI_SELECTION.MASK = True  # also for the mask head, with weights of its own
+    cfg.MODEL.SOFT_ROI_SELECTION.MASK = True  # whether the mask head also has it, with separate weights
 
-    # AugFPN, Section 3.1: auxiliary losses on the raw laterals in training, for MODEL.ROI_HEADS.NAME "AugFPNROIHeads"
-    # and MODEL.META_ARCHITECTURE "ConsistentRetinaNet" and "ConsistentFCOS". Its heads are built like those of
-    # MODEL.ROI_BOX_HEAD and MODEL.ROI_MASK_HEAD; regions are sampled as MODEL.ROI_HEADS says.
+    # AugFPN, Section 3.1: auxiliary losses on the laterals in training, for MODEL.ROI_HEADS.NAME "AugFPNROIHeads" and
+    # MODEL.META_ARCHITECTURE "ConsistentRetinaNet" and "ConsistentFCOS". The auxiliary heads are built like those of
+    # MODEL.ROI_BOX_HEAD and MODEL.ROI_MASK_HEAD. Regions are sampled as MODEL.ROI_HEADS says.
     cfg.MODEL.CONSISTENT_SUPERVISION = CN()
-    # "all_levels": every region on every level; "single_level": on the level of its size (Table 3); "none": neither
-    # losses nor parameters, for an inference-only network too.
+    # "all_levels": every region is supervised on every level. "single_level": on the level that FPN's rule gives it
+    # (Table 3). "none": there are no losses and no parameters; such a network still loads weights that were trained
+    # with them.
     cfg.MODEL.CONSISTENT_SUPERVISION.MODE = "all_levels"
-    cfg.MODEL.CONSISTENT_SUPERVISION.WEIGHT = 0.25  # lambda, of each level's loss; the losses are summed over levels
-    cfg.MODEL.CONSISTENT_SUPERVISION.MASK = True  # also an auxiliary mask head, where there is a mask head
-    # Regions in one-stage detectors: their own detections, in training.
-    cfg.MODEL.CONSISTENT_SUPERVISION.PRE_NMS_TOPK = 2000  # positions a level, by their best class
-    cfg.MODEL.CONSISTENT_SUPERVISION.SCORE_THRESH = 0.01  # least score of a class
-    cfg.MODEL.CONSISTENT_SUPERVISION.NMS_THRESH = 0.7  # IoU, in each class
-    cfg.MODEL.CONSISTENT_SUPERVISION.POST_NMS_TOPK = 1000  # regions an image
+    # The paper's lambda: the factor on the loss of each level. The losses are summed over the levels.
+    cfg.MODEL.CONSISTENT_SUPERVISION.WEIGHT = 0.25
+    # Whether there is also an auxiliary mask head, if the network has a mask head.
+    cfg.MODEL.CONSISTENT_SUPERVISION.MASK = True
+    # One-stage detectors have no region proposals; in training their own detections are used as regions.
+    cfg.MODEL.CONSISTENT_SUPERVISION.PRE_NMS_TOPK = 2000  # most positions per level, by the score of their best class
+    cfg.MODEL.CONSISTENT_SUPERVISION.SCORE_THRESH = 0.01  # lowest score of a class
+    cfg.MODEL.CONSISTENT_SUPERVISION.NMS_THRESH = 0.7  # IoU above which NMS removes a box, within each class
+    cfg.MODEL.CONSISTENT_SUPERVISION.POST_NMS_TOPK = 1000  # most regions per image
 
     # MODEL.SEM_SEG_HEAD.NAME "AlignedDecoderHead" (SFNet) and "SingleLevelHead" (FCN, real-time FaPN). Of Detectron2's
     # keys they read IN_FEATURES, NUM_CLASSES, CONVS_DIM (0: no hidden layer), NORM, LOSS_WEIGHT and IGNORE_VALUE.
     head = cfg.MODEL.SEM_SEG_HEAD
-    head.ALIGN_CORNERS = True  # of every resampling, of logits too
-    # What brings coarser levels to the finest one's size before they are concatenated: "bilinear", or "flow" as in the
-    # text of SFNet, which its printed GFLOPs and parameters contradict.
+    head.ALIGN_CORNERS = True  # whether all resampling uses align_corners, that of the logits too
+    # How coarser levels are brought to the finest size before they are concatenated: "bilinear", or "flow" as in
+    # SFNet's text. The GFLOPs and parameters that SFNet prints are those of "bilinear".
     head.FUSION_ALIGN = "bilinear"
     head.LOSS = "cross_entropy"  # or "ohem": the mean over hard pixels only
-    # Hard pixels have a probability of their true class up to THRESHOLD; where they are fewer than the greatest of the
-    # other three numbers, that many of the hardest. SFNet's text: 0.0 and KEEP_FRACTION 0.1. Its codes: 0.7 and
-    # MIN_KEPT_PER_IMAGE 100000 (2019, 9.5 % of its crops), or MIN_KEPT 10000 or 100000 (2020).
+    # "ohem": a pixel is hard if the probability of its true class is at most THRESHOLD. If there are fewer hard pixels
+    # than the greatest of the other three numbers, that many of the hardest pixels are used.
+    # SFNet's text: THRESHOLD 0.0, KEEP_FRACTION 0.1. Its code: THRESHOLD 0.7 with MIN_KEPT_PER_IMAGE 100000 (2019,
+    # where it is 9.5 % of a crop), or with MIN_KEPT 10000 or 100000 (2020).
     head.OHEM = CN()
     head.OHEM.THRESHOLD = 0.7
-    head.OHEM.KEEP_FRACTION = 0.1  # of the pixels that are not ignored
-    head.OHEM.MIN_KEPT = 0  # pixels of a batch on one process
-    head.OHEM.MIN_KEPT_PER_IMAGE = 0  # pixels, times the images of that batch
-    # Classifiers with losses of their own on inner maps, in training: any of the backbone's maps, and those that
-    # MODEL.NECK.EXTRA_OUTPUTS adds ("merged4", "res4"). Their losses are called "loss_sem_seg_<map>".
+    head.OHEM.KEEP_FRACTION = 0.1  # fraction of the pixels that are not ignored
+    head.OHEM.MIN_KEPT = 0  # number of pixels in a batch of one process
+    head.OHEM.MIN_KEPT_PER_IMAGE = 0  # number of pixels per image of that batch
+    # Classifiers with losses of their own on inner maps, in training: any map of the backbone, and any map that
+    # MODEL.NECK.EXTRA_OUTPUTS adds ("merged4", "res4"). The losses are called "loss_sem_seg_<map>".
     head.DEEP_SUPERVISION = CN()
     head.DEEP_SUPERVISION.FEATURES = []
-    head.DEEP_SUPERVISION.WEIGHTS = []  # one for each of FEATURES; empty: 1.0
-    head.DEEP_SUPERVISION.LOSSES = []  # one for each of FEATURES; empty: LOSS
-    head.DEEP_SUPERVISION.CHANNELS = []  # of the hidden convolution, one for each; empty: as many as the map has
+    head.DEEP_SUPERVISION.WEIGHTS = []  # factors on the losses, one for each of FEATURES; empty: 1.0
+    head.DEEP_SUPERVISION.LOSSES = []  # as LOSS, one for each of FEATURES; empty: LOSS
+    # Channels of the hidden convolution, one entry for each of FEATURES; empty: as many as the map has.
+    head.DEEP_SUPERVISION.CHANNELS = []
     head.DEEP_SUPERVISION.DROPOUT = 0.1  # probability that a channel is dropped
 
 
 def _add_meta_arch(cfg: CN) -> None:
     """Keys of fapn_d2.meta_arch."""
-    # MODEL.META_ARCHITECTURE "FCOS": Detectron2's, which itself can be built from Python only; its defaults.
+    # MODEL.META_ARCHITECTURE "FCOS": Detectron2's FCOS with its defaults. Detectron2 itself builds it from Python only.
     cfg.MODEL.FCOS = CN()
     cfg.MODEL.FCOS.NUM_CLASSES = 80
     cfg.MODEL.FCOS.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
-    cfg.MODEL.FCOS.NUM_CONVS = 4  # 3x3 convolutions before each of the two predictors
+    cfg.MODEL.FCOS.NUM_CONVS = 4  # number of 3x3 convolutions before each of the two predictors
     cfg.MODEL.FCOS.NORM = "GN"
-    cfg.MODEL.FCOS.PRIOR_PROB = 0.01  # score of every class at the start
-    # Points within this many strides of an object's centre are its candidates; 0: all points inside its box.
+    cfg.MODEL.FCOS.PRIOR_PROB = 0.01  # score of every class at the start of training
+    # Points within this many strides of an object's centre are candidates for it. 0: all points inside its box are.
     cfg.MODEL.FCOS.CENTER_SAMPLING_RADIUS = 1.5
     cfg.MODEL.FCOS.FOCAL_LOSS_ALPHA = 0.25
     cfg.MODEL.FCOS.FOCAL_LOSS_GAMMA = 2.0
-    cfg.MODEL.FCOS.SCORE_THRESH_TEST = 0.2  # of sqrt(class score * centerness)
-    cfg.MODEL.FCOS.TOPK_CANDIDATES_TEST = 1000  # a level
+    cfg.MODEL.FCOS.SCORE_THRESH_TEST = 0.2  # lowest sqrt(class score * centerness) of a detection
+    cfg.MODEL.FCOS.TOPK_CANDIDATES_TEST = 1000  # most candidates per level before NMS
     cfg.MODEL.FCOS.NMS_THRESH_TEST = 0.6
 
 
 def _add_data(cfg: CN) -> None:
     """Keys of fapn_d2.data."""
-    # Images left out of training because a file of theirs is missing, broken or of the wrong size; each is named in a
-    # warning and listed in OUTPUT_DIR/bad_images.txt. One more stops the run; 0 stops at the first. Evaluation never
-    # leaves any out.
+    # How many images may be left out of training because one of their files is missing, broken or of the wrong size.
+    # Each is named in a warning and listed in OUTPUT_DIR/bad_images.txt. One more stops the run; 0 stops at the first.
+    # Evaluation never leaves an image out.
     cfg.INPUT.MAX_BAD_IMAGES = 0
-    # Training on crops of one size from randomly scaled images, as real-time segmentation does it (FaPN's Table 8,
-    # SFNet). Takes the place of INPUT.{MIN,MAX}_SIZE_TRAIN and INPUT.CROP.
+    # Training on crops of one size from randomly scaled images, as for real-time segmentation (FaPN's Table 8, SFNet).
+    # If enabled, it replaces INPUT.{MIN,MAX}_SIZE_TRAIN and INPUT.CROP.
     cfg.INPUT.SCALE_CROP = CN()
     cfg.INPUT.SCALE_CROP.ENABLED = False
     cfg.INPUT.SCALE_CROP.SCALES = (0.75, 2.0)  # factors on the original size
     cfg.INPUT.SCALE_CROP.SAMPLING = "range"  # SCALES is (least, greatest); "choice": SCALES lists all factors
     cfg.INPUT.SCALE_CROP.SIZE = (1024, 1024)  # (H, W) of the crop in pixels; smaller images are padded on all sides
-    # Two keys of PointRend, here for configs that have not called its add_pointrend_config.
-    # Largest part of a crop that one class may fill; ten crops are tried. 1.0: any.
+    # These two keys are PointRend's. They are added for configs without PointRend's add_pointrend_config.
+    # Largest fraction of a crop that one class may fill; up to ten crops are tried. 1.0: any crop is taken.
     if "SINGLE_CATEGORY_MAX_AREA" not in cfg.INPUT.CROP:
         cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
-    # Random brightness, contrast, saturation and hue as in SSD's training.
+    # Random brightness, contrast, saturation and hue, as in the training of SSD.
     if "COLOR_AUG_SSD" not in cfg.INPUT:
         cfg.INPUT.COLOR_AUG_SSD = False
-    # DATALOADER.SAMPLER_TRAIN "ClassUniformSampler", for semantic labels: every class gets equally many crops that hold
-    # it, as in SFNet's code of 2020.
+    # DATALOADER.SAMPLER_TRAIN "ClassUniformSampler", for semantic labels: every class gets equally many crops that
+    # contain it, as in the authors' code of SFNet from 2020.
     cfg.DATALOADER.CLASS_UNIFORM = CN()
-    cfg.DATALOADER.CLASS_UNIFORM.FRACTION = 0.5  # of the samples; the others are images in random order
-    # Images are divided into squares of this side, in pixels; each has one point for each class in it.
+    # The fraction of the samples that are drawn by class. The others are images in random order.
+    cfg.DATALOADER.CLASS_UNIFORM.FRACTION = 0.5
+    # Images are divided into squares of this side, in pixels. Each square has one point for each class in it.
     cfg.DATALOADER.CLASS_UNIFORM.TILE = 1024
-    # Where the crop lies: "around": anywhere, as long as it holds the point; "centred" on it, as far as the image goes.
+    # Where the crop lies: "around": anywhere, if it contains the point; "centred": with the point in its middle, as far
+    # as the border of the image allows.
     cfg.DATALOADER.CLASS_UNIFORM.PLACE = "around"
-    # Folder of the list of points, which runs may share; it is made once, and anew where labels change. Empty:
-    # OUTPUT_DIR.
+    # Folder for the list of points, which several runs may share. The list is made once, and again when labels change.
+    # Empty: OUTPUT_DIR.
     cfg.DATALOADER.CLASS_UNIFORM.CACHE = ""
 
 
 def _add_engine(cfg: CN) -> None:
     """Keys of fapn_d2.engine and fapn_d2.evaluation."""
-    # Names (prefixes of parameter names, "roi_heads.box_predictor") that training does not take from MODEL.WEIGHTS but
-    # initialises: what is meant to differ when a trained network is tuned on other classes. Never used in evaluation.
+    # Names of parameters, or prefixes of names ("roi_heads.box_predictor"), that training initialises and does not load
+    # from MODEL.WEIGHTS: for a trained network that is fine-tuned on other classes. Evaluation ignores this key.
     cfg.MODEL.WEIGHTS_SKIP = []
-    # Convolutions with channels as the innermost dimension, which suits half precisions on tensor cores.
+    # Whether convolutions keep channels as the innermost dimension, which is faster in half precision on tensor cores.
     cfg.MODEL.CHANNELS_LAST = False
-    # torch.compile of the backbone (bottom-up network and pyramid); "dynamic": one program for all sizes of images, as
-    # detectors need it; "static": one for each size, at most eight, for training on crops; "none": not compiled.
+    # torch.compile of the backbone (bottom-up network and pyramid). "dynamic": one program for all image sizes, for
+    # detectors; "static": one program per size, eight at most, for training on crops; "none": not compiled.
     cfg.MODEL.COMPILE = "none"
-    # What scores: "fast", this project's counting and, for COCO, the package hotcoco where it is installed; or
-    # "official": pycocotools, panopticapi, cityscapesscripts. They agree (tests/evaluation); the latter take minutes.
+    # What computes the scores. "fast": this project's code and, for COCO, the package hotcoco if it is installed.
+    # "official": pycocotools, panopticapi, cityscapesscripts. Both give the same scores (tests/evaluation); "official"
+    # takes minutes.
     cfg.TEST.BACKEND = "fast"
-    # Keep the predictions below OUTPUT_DIR, so that tools/submission.py can make an archive for a server of them: on
-    # Cityscapes and panoptic data in the formats of their servers, classes of pixels as PNGs. COCO's boxes and masks
+    # Whether predictions are kept below OUTPUT_DIR, so that tools/submission.py can make an archive for a test server:
+    # in the servers' formats for Cityscapes and panoptic data, as PNGs for classes of pixels. COCO's boxes and masks
     # are always kept.
     cfg.TEST.KEEP_PREDICTIONS = False
-    # Which objects an archive for a server holds, and how exactly (tools/submission.py).
+    # Which objects an archive for a test server contains, and with which precision (tools/submission.py).
     cfg.TEST.SUBMISSION = CN()
-    cfg.TEST.SUBMISSION.MAX_PER_IMAGE = 100  # those with the highest scores; COCO's server reads 100
+    cfg.TEST.SUBMISSION.MAX_PER_IMAGE = 100  # most objects per image, by their scores; COCO's server reads 100
     cfg.TEST.SUBMISSION.SCORE_THRESH = 0.0  # objects with a lower score are left out
-    cfg.TEST.SUBMISSION.BOX_DECIMALS = 1  # of boxes, in pixels
-    cfg.TEST.SUBMISSION.SCORE_DIGITS = 5  # significant digits
-    # Widths in pixels of the bands around the outlines in the ground truth within which mIoU is reported as well: n of
-    # FaPN's Table 2, where it is [3, 5, 8, 12]. Empty: none.
+    cfg.TEST.SUBMISSION.BOX_DECIMALS = 1  # decimals of box coordinates, in pixels
+    cfg.TEST.SUBMISSION.SCORE_DIGITS = 5  # significant digits of scores
+    # Widths in pixels of bands around the outlines in the ground truth; mIoU is also reported within each band. It is n
+    # of FaPN's Table 2, which has [3, 5, 8, 12]. Empty: no such scores.
     cfg.TEST.BOUNDARY_WIDTHS = []
-    # How networks that predict classes of pixels, and nothing else, see an image. The defaults are the plain network.
+    # How networks that only classify pixels are tested on an image. With the defaults the network runs once.
     cfg.TEST.SEM_SEG = CN()
     cfg.TEST.SEM_SEG.MODE = "whole"  # or "slide": overlapping windows, whose scores are averaged where they overlap
-    # (H, W) of the windows in pixels of the scaled image. Smaller images are padded below and on the right.
+    # (H, W) of the windows in pixels of the scaled image. Smaller images are padded at the bottom and on the right.
     cfg.TEST.SEM_SEG.CROP_SIZE = (864, 864)
-    cfg.TEST.SEM_SEG.STRIDE = 0.667  # from window to window, in windows; the last one is shifted into the image
-    cfg.TEST.SEM_SEG.CROP_GROWS = False  # with scales above 1, as in SFNet's code of 2020: as many windows as at 1
-    cfg.TEST.SEM_SEG.SCALES = [1.0]  # factors on the image as INPUT.MIN_SIZE_TEST makes it
-    cfg.TEST.SEM_SEG.FLIP = False  # each scale also mirrored
-    cfg.TEST.SEM_SEG.AVERAGE = "logits"  # over windows, scales and mirror images; or "probabilities"
-    cfg.TEST.SEM_SEG.BATCH = 4  # windows that go through the network together
-    # Device of the averages, up to three maps of an image's size with a number a class: "cpu" where they are too large
-    # for the GPU. Empty: the model's.
+    # Distance between windows as a fraction of their size. The last window is moved inwards to the image's border.
+    cfg.TEST.SEM_SEG.STRIDE = 0.667
+    # Whether windows grow with scales above 1, so that their number stays the same, as in SFNet's code of 2020.
+    cfg.TEST.SEM_SEG.CROP_GROWS = False
+    cfg.TEST.SEM_SEG.SCALES = [1.0]  # factors on the image size that INPUT.MIN_SIZE_TEST gives; one pass per factor
+    cfg.TEST.SEM_SEG.FLIP = False  # whether each scale is also tested on the mirror image
+    cfg.TEST.SEM_SEG.AVERAGE = "logits"  # what is averaged over windows, scales and mirror images; or "probabilities"
+    cfg.TEST.SEM_SEG.BATCH = 4  # number of windows that go through the network together
+    # Device that holds the averages: up to three maps of the image's size with one number per class. Use "cpu" where
+    # they do not fit on the GPU. Empty: the device of the model.
     cfg.TEST.SEM_SEG.ACCUMULATE = ""
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW"
-    # Type of numbers under SOLVER.AMP.ENABLED: "float16" (CUDA only, with loss scaling), "bfloat16", or
-    # "auto": float16 on CUDA, as Detectron2 does it, and bfloat16 on the CPU.
+    # Precision under SOLVER.AMP.ENABLED: "float16" (CUDA only, with loss scaling), "bfloat16", or "auto": float16 on
+    # CUDA, as in Detectron2, and bfloat16 on the CPU.
     cfg.SOLVER.AMP.DTYPE = "auto"
     # LR_SCHEDULER_NAME "WarmupPolyLR": lr = BASE_LR * max((1 - iteration / MAX_ITER)^POWER, CONSTANT_ENDING).
     # Names and defaults are those of detectron2.projects.deeplab, so that both can add them to one config.

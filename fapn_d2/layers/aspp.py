@@ -1,8 +1,10 @@
-"""Atrous spatial pyramids, context heads of SFNet's Table 3.
+"""Atrous spatial pyramids: ASPP and DenseASPP, two of the context modules in SFNet's Table 3.
 
-Legend: N images, C channels in, D channels out, h x w size of the map. SFNet names the papers only; structure and
-widths below are plain ones whose operations come near the printed GFLOPs of ResNet-18: 276.3 and 282.4 of 276.6 and
-282.3. Others would do as well.
+SFNet cites the papers of these modules and does not say how it builds them. The structure here is the usual one. The
+widths are chosen so that the GFLOPs with ResNet-18 come near SFNet's: 276.3 for ASPP (the paper has 276.6) and 282.4
+for DenseASPP (282.3). Other widths would fit as well.
+
+Legend: N images, C channels in, D channels out, h x w size of the map.
 """
 
 from collections.abc import Sequence
@@ -17,13 +19,13 @@ from .pyramid_pooling import PooledBranch
 class ASPP(nn.Module):
     """Dilated convolutions side by side: Chen et al., "Rethinking Atrous Convolution", 2017.
 
-    Branches: 1x1, a 3x3 of each dilation, and the image's mean; then, as in pyramid pooling, [branches, x] -> 3x3
-    convolution, norm, ReLU, dropout.
+    The branches are a 1x1 convolution, one 3x3 convolution per dilation, and the mean of the image. Then, as in pyramid
+    pooling, [branches, x] -> 3x3 convolution, norm, ReLU, dropout.
 
     Args:
         in_channels, out_channels: C and D.
-        channels: of each branch.
-        dilations: in pixels of the map.
+        channels: number of channels of each branch.
+        dilations: dilations of the 3x3 convolutions, in pixels of the map.
         norm, dropout, align_corners: as in ``PyramidPooling``.
 
     Shapes: (N,C,h,w) -> (N,D,h,w).
@@ -54,16 +56,17 @@ class ASPP(nn.Module):
 
 
 class DenseASPP(nn.Module):
-    """Dilated convolutions one behind the other, each on all before it: Yang et al., "DenseASPP", CVPR 2018.
+    """Dilated convolutions in a row, each of which sees the outputs of all before it: Yang et al., CVPR 2018.
 
     A 3x3 reduction of C, then for each dilation a 1x1 and a dilated 3x3 convolution whose result joins the map, then a
     1x1 convolution to D; all with norm and ReLU.
 
     Args:
         in_channels, out_channels: C and D.
-        reduced: channels of the reduction.
-        channels, growth: of the 1x1 and of the 3x3 convolution of each dilation.
-        dilations: in pixels of the map.
+        reduced: number of channels after the reduction.
+        channels: number of output channels of the 1x1 convolution before each dilated convolution.
+        growth: number of output channels of each dilated convolution.
+        dilations: dilations of the 3x3 convolutions, in pixels of the map.
         norm: name for Detectron2's ``get_norm``.
         dropout: probability that a whole channel is dropped, after each dilation.
 

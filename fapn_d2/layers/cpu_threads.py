@@ -1,9 +1,9 @@
-"""Work in portions, each on a thread of its own in which torch's operators run alone.
+"""Parallel work on the CPU: each portion of the work runs on its own thread, and torch does not split it further.
 
-torch spreads every operator over a team of OpenMP threads that meet at its end. Where operators are many and short and
-the processors have other work (data loaders, a second job), one thread that waits for its turn holds up all others at
-each of these meetings. Portions meet once, at the end of all of them. They also use all processors where operators are
-too small to be spread.
+torch itself splits every operator over a team of OpenMP threads that wait for each other at its end. Where operators
+are many and short and the processors have other work (data loaders, a second job), one delayed thread delays all others
+at the end of each operator. Portions wait for each other only once, at the end of the work. They also use all
+processors where each operator is too small for torch to split it.
 """
 
 import os
@@ -21,14 +21,16 @@ _lock = threading.Lock()
 def spread(work: Callable[[Any], None], portions: Sequence) -> None:
     """Call ``work`` on each portion, on as many threads as torch has (``torch.get_num_threads()``).
 
-    To be called where autograd does not record, as inside of an operator.
+    Call this only where autograd does not record, for example inside an operator.
 
     Args:
-        work: runs torch operators and writes where no other portion writes.
-        portions: what it is called on, in any order; if fewer than threads, each gets an equal part of the threads.
+        work: function of one portion. It runs torch operators and writes only where no other portion writes.
+        portions: the arguments of the calls, which are made in any order. If there are fewer portions than threads,
+            each gets an equal share of the threads.
 
     Raises:
-        Exception: what ``work`` raises for the first portion that fails; the others are still worked on.
+        Exception: the exception that ``work`` raised for the first portion that failed. The other portions are still
+            worked on.
     """
     threads = torch.get_num_threads()
     workers = min(threads, len(portions))
@@ -36,7 +38,8 @@ def spread(work: Callable[[Any], None], portions: Sequence) -> None:
         for portion in portions:
             work(portion)
         return
-    # Modes are each thread's own. Without one autograd would record, and tensors of inference mode refuse writing.
+    # Each thread has its own grad mode. By default autograd would record, and tensors of inference mode could not be
+    # written.
     mode = torch.inference_mode() if torch.is_inference_mode_enabled() else torch.no_grad()
     for _ in _pool(workers, threads // workers).map(mode(work), portions):
         pass
@@ -55,7 +58,8 @@ def _start(workers: int, threads: int) -> ThreadPoolExecutor:
     all_there = threading.Barrier(workers + 1)
 
     def limit() -> None:
-        torch.get_num_threads()  # the first call in a thread takes over the process's number: not after ours
+        # A thread's first call copies the number of the process, so it must not come after ours.
+        torch.get_num_threads()
         torch.set_num_threads(threads)
         all_there.wait()
 
@@ -63,12 +67,12 @@ def _start(workers: int, threads: int) -> ThreadPoolExecutor:
     for _ in range(workers):
         pool.submit(limit)
     all_there.wait()
-    torch.set_num_threads(ours)  # for this thread nothing has changed, but for threads that start later
+    torch.set_num_threads(ours)  # threads that start later take over the last number that any thread has set
     return pool
 
 
 def _forget() -> None:
-    """Threads do not live on in a forked process, nor whoever held the lock."""
+    """A forked process has no threads: neither those of the pools nor the one that may have held the lock."""
     global _lock
     _pools.clear()
     _lock = threading.Lock()

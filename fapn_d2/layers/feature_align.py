@@ -14,7 +14,7 @@ from .resize import RESIZE_MODES, resize_to
 
 
 class FeatureAlign(nn.Module):
-    """Resample a coarse map to the fine one and align it there by a modulated deformable 3x3 convolution.
+    """Resample a coarse map to the size of the fine map, then align it by a modulated deformable 3x3 convolution.
 
     With U the upsampled coarse map and L the fine one::
 
@@ -22,15 +22,15 @@ class FeatureAlign(nn.Module):
         offset, mask = split(conv3x3(R))         2KG and KG channels, mask through a sigmoid
         output = relu(deform_conv3x3(U, offset, mask))       f_a of Equation 1
 
-    Departures of the official code from the paper's text, followed here because checkpoints and parameter counts need
-    them: f_o is a 1x1 and a plain 3x3 convolution; f_a is modulated, with G = 8 groups, followed by ReLU; the
-    upsampled map is doubled where offsets are predicted (``offset_gain``; the text has 1).
+    The official code differs from the paper's text, and this module follows the code, because checkpoints and parameter
+    counts need it: f_o is a 1x1 convolution and a plain 3x3 convolution; f_a is modulated, has G = 8 groups and is
+    followed by ReLU; the upsampled map is doubled where offsets are predicted (``offset_gain``; the text has 1).
 
     Args:
-        channels: C of both maps and of the output; a multiple of ``offset_groups``.
-        offset_groups: G.
+        channels: number of channels C of both maps and of the output; a multiple of ``offset_groups``.
+        offset_groups: number of groups G.
         upsample: "bilinear" (official code) or "nearest" (Appendix B, real-time).
-        offset_gain: factor on U in the offset branch only; the convolution samples U itself.
+        offset_gain: factor on U where offsets are predicted; the deformable convolution samples U itself.
         norm: name for Detectron2's ``get_norm``, applied after the 1x1.
         fused_input: True: the module aligns one map that has been fused already, by offsets predicted from that map
             (Table 1, the row with a dagger). There is no concatenation then, and no 1x1 convolution.
@@ -64,7 +64,7 @@ class FeatureAlign(nn.Module):
             self.offset_reduce = Conv2d(2 * channels, channels, 1, bias=False, norm=get_norm(norm, channels))
             weight_init.c2_xavier_fill(self.offset_reduce)
         self.offset_mask = Conv2d(channels, 3 * self.num_mask_channels, 3, padding=1)
-        # Zero: at the start all offsets are 0 and all masks 0.5.
+        # With zero weights all offsets are 0 and all masks 0.5 at the start.
         nn.init.zeros_(self.offset_mask.weight)
         nn.init.zeros_(self.offset_mask.bias)
         self.deform_conv = ModulatedDeformConv2d(
@@ -83,11 +83,12 @@ class FeatureAlign(nn.Module):
 
     def _reference(self, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
         """(N,C,H,W), (N,C,h,w) -> (N,C,H,W): R, from which offsets and masks are predicted."""
-        # W [L, gain U] = W_l L + up(gain W_u coarse), because a 1x1 convolution commutes with resampling, whose weights
-        # sum to one: no concatenation, and half of the product at the coarse size.
+        # W [L, gain U] = W_l L + up(gain W_u coarse): a 1x1 convolution commutes with resampling, because the weights
+        # of resampling sum to one. This saves the concatenation, and half of the product is computed at the coarse
+        # size.
         weight = self.offset_reduce.weight
         of_fine, of_coarse = weight.split(fine.shape[1], dim=1)
-        # There is a bias where the norm has been folded into the convolution.
+        # There is a bias only where a norm has been folded into the convolution.
         reference = F.conv2d(fine, of_fine, self.offset_reduce.bias)
         reference += self.upsample(fine, F.conv2d(coarse, self.offset_gain * of_coarse))
         if self.offset_reduce.norm is not None:

@@ -12,16 +12,16 @@ from .memory_layout import layout_of
 
 
 class FeatureSelection(nn.Module):
-    """Weigh the channels of a bottom-up map by their importance, then reduce them to D.
+    """Weigh the channels of a bottom-up map by their importance, then reduce them to D channels.
 
-    u = sigmoid(W_m GAP(c)) in (0, 1), one value a channel and image (Equation 4, f_m);
-    output = W_s (c + u c) (Equation 4, f_s). Both W are 1x1, without bias, norm or activation, as in the official code.
+    u = sigmoid(W_m GAP(c)) in (0, 1), one value per channel and image (Equation 4, f_m; GAP is Equation 5);
+    output = W_s (c + u c) (Equation 4, f_s). W_m and W_s are 1x1 convolutions without bias, norm or activation, as in
+    the official code.
 
     Args:
-        in_channels: C.
-        out_channels: D.
-        skip: True is the paper's FSM. False drops the skip connection, c + u c -> u c: squeeze-and-excitation with a
-            single layer, the reading of Table 1's "SE" row that reproduces its parameter count.
+        in_channels, out_channels: C and D.
+        skip: True: the paper's FSM. False: without the skip connection, u c in place of c + u c. This is
+            squeeze-and-excitation with a single layer; it has the parameter count of the "SE" row in Table 1.
 
     Shapes: (N,C,H,W) -> (N,D,H,W).
     """
@@ -38,7 +38,7 @@ class FeatureSelection(nn.Module):
         gate = torch.sigmoid(self.importance(x.mean(dim=(2, 3), keepdim=True)))
         if self.skip:
             gate = 1 + gate
-        # W (g x) = (W g) x: scaling D x C weights an image instead of C x H x W values saves a pass over the map.
+        # W (g x) = (W g) x: scaling D x C weights per image, and not C x H x W values, saves a pass over the map.
         weight = self.selection.weight.flatten(1) * gate.flatten(1).unsqueeze(1)
         pixels = x.flatten(2)
         if layout_of(x) == torch.channels_last:

@@ -12,19 +12,20 @@ from .resize import resize_to
 
 
 class FlowAlign(nn.Module):
-    """Warp a coarse map to the fine one by a flow field that both predict.
+    """Warp a coarse map to the fine map by a flow field that is predicted from both.
 
-    With U the upsampled, reduced coarse map::
+    With U the coarse map, reduced to C/2 channels and upsampled::
 
         flow = conv3x3 [U, W_l fine]     2 channels: displacement to the right and down
         output = warp(coarse, flow)      the map that is warped is not reduced
 
-    The two 1x1 reductions C -> C/2 are the official code's, not the text's. No bias, norm or activation; PyTorch's own
-    initialisation, so the flow does not start at zero.
+    The two 1x1 reductions C -> C/2 are in the official code and not in the text. The convolutions have no bias, norm or
+    activation. They have PyTorch's own initialisation, so the flow does not start at zero.
 
     Args:
-        channels: C of both maps and of the output; even.
-        unit, align_corners: see ``flow_warp``; ``align_corners`` also holds for the upsampling before the 3x3.
+        channels: number of channels C of both maps and of the output; even.
+        unit: see ``flow_warp``.
+        align_corners: see ``flow_warp``; it also holds for the upsampling before the 3x3 convolution.
 
     Raises:
         ValueError: C is odd.
@@ -45,7 +46,7 @@ class FlowAlign(nn.Module):
         return self._warp(coarse, self.predict_flow(fine, coarse))
 
     def align_and_add(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """(N,C,H,W), (N,C,h,w) -> (N,C,H,W): ``fine`` + ``coarse`` aligned to it, in one pass where that is faster."""
+        """(N,C,H,W), (N,C,h,w) -> (N,C,H,W): ``fine`` plus ``coarse`` aligned to it, on CUDA in one pass."""
         return self._warp(coarse, self.predict_flow(fine, coarse), added=fine)
 
     def _warp(self, coarse: Tensor, flow: Tensor, added: Tensor | None = None) -> Tensor:

@@ -38,12 +38,12 @@ def ohem_cross_entropy(
 ) -> Tensor:
     """Mean cross entropy of the hard pixels: those with p <= ``threshold``, and at least the k hardest of the batch.
 
-    k is the greatest of ``min_kept``, ``min_kept_per_image`` * N and ``keep_fraction`` of the pixels that are not
-    ignored. All pixels count where there are no more than k; where k is 0 nothing is mined and all count too, as in
-    SFNet's official code. Pixels as hard as the k-th are all kept.
+    k is the greatest of three numbers: ``min_kept``, ``min_kept_per_image`` * N, and ``keep_fraction`` of the pixels
+    that are not ignored. If there are no more than k pixels, all are used. If k is 0, all are used as well, as in
+    SFNet's official code. If several pixels are as hard as the k-th one, all of these are kept.
 
-    SFNet, Section 3.3, keeps the 10 % hardest: threshold 0, keep_fraction 0.1. Its codes have threshold 0.7 with
-    min_kept_per_image 100,000 (9.5 % of a crop of 1024 x 1024), or min_kept 10,000 or 100,000.
+    SFNet, Section 3.3, keeps the 10 % hardest pixels: threshold 0, keep_fraction 0.1. The authors' code has threshold
+    0.7 with min_kept_per_image 100,000 (9.5 % of a crop of 1024 x 1024), or with min_kept 10,000 or 100,000.
 
     Args and returns: see ``pixel_cross_entropy``.
     """
@@ -62,7 +62,7 @@ def ohem_cross_entropy(
 
 
 def _pixel_losses(logits: Tensor, target: Tensor, ignore_value: int) -> tuple[Tensor, Tensor]:
-    """(N, H, W) each: cross entropy, 0 where ignored, and whether a pixel is not ignored."""
+    """Two maps (N,H,W): the cross entropy, 0 where a pixel is ignored; and whether a pixel is not ignored."""
     (logits,) = at_least_float32(logits.dtype, logits)
     losses = F.cross_entropy(logits, target, ignore_index=ignore_value, reduction="none")
     return losses, target != ignore_value

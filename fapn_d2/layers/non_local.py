@@ -1,4 +1,4 @@
-"""Non-local block, a context head of SFNet's Table 3: Wang et al., "Non-local Neural Networks", CVPR 2018.
+"""Non-local block, one of the context modules in SFNet's Table 3: Wang et al., "Non-local Neural Networks", CVPR 2018.
 
 Legend: N images, C channels in, D channels out, E channels of the block, h x w size of the map.
 """
@@ -12,9 +12,11 @@ from .conv import conv_norm_relu
 
 
 class NonLocalBlock(nn.Module):
-    """x + gamma * attention(x): every pixel becomes a mean of all, weighted by softmax(q k / sqrt(key channels)).
+    """x + gamma * attention(x). Attention at a pixel is the mean of all pixels, weighted by softmax(q k / sqrt(d)).
 
-    ``gamma`` starts at 0, so that the block starts as the identity. Shapes: (N,E,h,w) -> (N,E,h,w).
+    d is the number of key channels. ``gamma`` starts at 0, so the block is the identity at first.
+
+    Shapes: (N,E,h,w) -> (N,E,h,w).
     """
 
     def __init__(self, channels: int, *, key_channels: int):
@@ -33,15 +35,16 @@ class NonLocalBlock(nn.Module):
 class NonLocalContext(nn.Module):
     """3x3 convolution to E channels, non-local block, 3x3 convolution, then [x, .] -> 3x3 convolution -> 1x1 to D.
 
-    The head in which segmentation networks use attention (CCNet, Huang et al., ICCV 2019, with its full attention).
-    SFNet states no widths; with these ResNet-18 has 295.4 GFLOPs of the printed 295.5, others would do as well.
+    This is the head of CCNet (Huang et al., ICCV 2019) with full attention. SFNet does not state the widths. They are
+    chosen so that the GFLOPs with ResNet-18 come near SFNet's: 295.4 (the paper has 295.5). Other widths would fit as
+    well.
 
     Args:
         in_channels, out_channels: C and D.
-        channels: E.
-        key_channels: of query and key.
-        hidden: channels of the convolution on [x, .].
-        norm: name for Detectron2's ``get_norm``; all convolutions outside of the block have it, and ReLU.
+        channels: number of channels E of the block.
+        key_channels: number of channels of query and key.
+        hidden: number of output channels of the convolution on [x, .].
+        norm: name for Detectron2's ``get_norm``. All convolutions outside the block have this norm, and ReLU.
         dropout: probability that a whole channel of the result is dropped in training.
 
     Shapes: (N,C,h,w) -> (N,D,h,w). Memory grows with (h w)^2 where PyTorch has no fused attention for the device.

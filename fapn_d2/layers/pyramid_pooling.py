@@ -17,8 +17,10 @@ from .resize import resize_to
 
 
 def average_cells(x: Tensor, bins: int) -> Tensor:
-    """``F.adaptive_avg_pool2d`` as two matrix products, which are exported with h and w left free: (N,C,h,w) ->
-    (N,C,bins,bins)."""
+    """``F.adaptive_avg_pool2d`` as two matrix products: (N,C,h,w) -> (N,C,bins,bins).
+
+    Unlike that operator, it can be exported with h and w left free.
+    """
     rows, columns = (_averages(size, bins, x) for size in x.shape[-2:])
     return rows @ x @ columns.mT
 
@@ -51,7 +53,8 @@ class PooledBranch(nn.Module):
         norm = self.norm
         single = self.training and isinstance(norm, _BatchNorm) and y.shape[0] * self.bins**2 == 1
         if single and not (isinstance(norm, nn.SyncBatchNorm) and get_world_size() > 1):
-            # One image and one cell: a single value has no variance, and PyTorch refuses. Its running estimate serves.
+            # With one image and one cell, a single value per channel has no variance, and PyTorch raises an error. The
+            # running statistics are used instead.
             return F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         return norm(y)
 
@@ -60,17 +63,19 @@ class PooledBranch(nn.Module):
 
 
 class PyramidPooling(nn.Module):
-    """Context of several sizes beside each pixel: [pooled maps, x] -> convolution, norm, ReLU, dropout.
+    """Averages over regions of several sizes are added to each pixel: [pooled maps, x] -> convolution, norm, ReLU,
+    dropout.
 
-    As in SFNet's official code branches have D channels and no ReLU.
+    As in SFNet's official code, the branches have D channels each and no ReLU.
 
     Args:
         in_channels, out_channels: C and D.
-        bins: cells along each side, one branch each, concatenated in this order before ``x``.
-        kernel_size: of the last convolution: 1 in SFNet's official code, 3 in PSPNet.
-        norm: name for Detectron2's ``get_norm``; convolutions have a bias where it is "".
+        bins: number of cells along each side, one entry per branch. The branches are concatenated in this order, before
+            ``x``.
+        kernel_size: kernel of the last convolution: 1 in SFNet's official code, 3 in PSPNet.
+        norm: name for Detectron2's ``get_norm``; the convolutions have a bias where it is "".
         dropout: probability that a whole channel of the result is dropped in training.
-        align_corners: of the bilinear resampling of pooled maps.
+        align_corners: whether the bilinear upsampling of the pooled maps uses ``align_corners``.
 
     Shapes: (N,C,h,w) -> (N,D,h,w).
     """

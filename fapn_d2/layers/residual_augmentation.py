@@ -17,18 +17,17 @@ POOLINGS = ("ratio", "psp", "gap", "gmp")
 
 
 class ResidualAugmentation(nn.Module):
-    """Context of several extents from the coarsest bottom-up map, M6, to be added to that map's lateral.
+    """M6 of the paper: context of several sizes from the coarsest bottom-up map. It is added to that map's lateral.
 
-    The map is pooled to several sizes; each pooled map goes through a 1x1 convolution of its own to D channels and is
-    upsampled bilinearly to h x w; a fusion joins them. As in the official code, upsampling has ``align_corners=True``.
+    The map is pooled to several sizes. Each pooled map gets its own 1x1 convolution to D channels and is upsampled
+    bilinearly to h x w. A fusion joins the results. As in the official code, upsampling has ``align_corners=True``.
 
     Args:
-        in_channels: C.
-        out_channels: D.
+        in_channels, out_channels: C and D.
         pooling: "ratio", ratio-invariant average pooling (RA-AP) to max(1, floor(a h)) x max(1, floor(a w)) for each
             ratio a; "psp", average pooling to k x k for each size k; "gap" and "gmp", global average or maximum.
-        ratios: the alphas of "ratio", in (0, 1].
-        sizes: the sizes of "psp".
+        ratios: the alphas for "ratio", each in (0, 1].
+        sizes: the sizes for "psp", in pixels.
         fusion: "asf" or "sum" (Table 4); the others of ``spatial_fusion`` work as well.
 
     Shapes: (N,C,h,w) -> (N,D,h,w).
@@ -65,7 +64,7 @@ class ResidualAugmentation(nn.Module):
         self.fusion = build_fusion(fusion, out_channels, branches, key=f"{key}.FUSION")
 
     def pooled_sizes(self, h: int, w: int) -> list[tuple[int, int]]:
-        """Heights and widths that a map of h x w is pooled to, one a branch."""
+        """Height and width that a map of h x w is pooled to, one entry per branch."""
         if self.pooling == "ratio":
             return [(max(1, int(h * a)), max(1, int(w * a))) for a in self.ratios]
         if self.pooling == "psp":

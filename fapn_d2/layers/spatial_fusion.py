@@ -1,4 +1,4 @@
-"""Fusions of n maps of one size into one: AugFPN's adaptive ones, and the plain ones they are compared with.
+"""Fusions of n maps of one size into one map: AugFPN's adaptive fusions, and the sum and maximum it is compared with.
 
 Guo et al., AugFPN, CVPR 2020, Sections 3.2 and 3.3, Figure 3, Table 5.
 Legend: N images or regions, n maps, C channels, H x W size of a map.
@@ -37,14 +37,14 @@ class WeightedFusion(nn.Module):
 
 
 class AdaptiveSpatialFusion(WeightedFusion):
-    """ASF: every map gets a weight at every position (Section 3.2, Figure 3a).
+    """ASF: each map has one weight per position (Section 3.2, Figure 3a).
 
-    [A_1 .. A_n] -> 1x1 convolution to C -> ReLU -> 3x3 convolution to n -> sigmoid; output = sum_j w_j A_j. The gate
-    is not named in the text; the official code has a sigmoid for each map on its own, so weights need not add up to 1.
+    [A_1 .. A_n] -> 1x1 convolution to C -> ReLU -> 3x3 convolution to n -> sigmoid; output = sum_j w_j A_j. The text
+    does not name the gate. The official code has a sigmoid, so the weights of a position do not add up to 1.
 
     Args:
-        channels: C.
-        num_maps: n.
+        channels: number of channels C of each map.
+        num_maps: number of maps n.
 
     Shapes: n x (N,C,H,W) -> (N,C,H,W); ``weights``: -> (N,n,H,W).
     """
@@ -64,16 +64,15 @@ class AdaptiveSpatialFusion(WeightedFusion):
 
 
 class AdaptiveChannelFusion(WeightedFusion):
-    """ACF: every channel of every map gets a weight (Table 5).
+    """ACF: each channel of each map has one weight (Table 5).
 
-    Only the paper's Figure 3b shows its structure, and no code was released. The text has it "inspired by the SE
-    module", for the importance of channels. This is the reading built here: global average of the concatenated maps ->
-    1x1 convolution to C (the width that ASF reduces to) -> ReLU -> 1x1 convolution to nC -> sigmoid;
-    output = sum_j w_j A_j.
+    The paper shows the structure in Figure 3b only and says that it is "inspired by the SE module". No code was
+    released. We read it as: global average of the concatenated maps -> 1x1 convolution to C (the width that ASF reduces
+    to) -> ReLU -> 1x1 convolution to nC -> sigmoid; output = sum_j w_j A_j.
 
     Args:
-        channels: C.
-        num_maps: n.
+        channels: number of channels C of each map.
+        num_maps: number of maps n.
 
     Shapes: n x (N,C,H,W) -> (N,C,H,W); ``weights``: -> (N,n,C).
     """
@@ -111,10 +110,17 @@ FUSIONS = {
 
 
 def build_fusion(name: str, channels: int, num_maps: int, *, key: str, also_allowed: tuple[str, ...] = ()) -> nn.Module:
-    """The fusion of ``num_maps`` maps of ``channels`` channels named by the config key ``key``.
+    """The fusion with a given name.
+
+    Args:
+        name: one of FUSIONS.
+        channels: number of channels C of each map.
+        num_maps: number of maps n.
+        key: config key that the name comes from, for the message.
+        also_allowed: names that the caller handles itself, for the message.
 
     Raises:
-        ValueError: unknown name; the message has the key and the allowed names, with those that the caller handles.
+        ValueError: unknown name; the message has the key and the allowed names.
     """
     if name not in FUSIONS:
         raise ValueError(f"{key}: unknown fusion {name!r}; allowed: {', '.join([*also_allowed, *FUSIONS])}")

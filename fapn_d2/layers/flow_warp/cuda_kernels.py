@@ -1,8 +1,8 @@
-"""Triton kernels of the flow warp: from flow to warped map, or to its sum with another, in one pass.
+"""Triton kernels of the flow warp: they compute the warped map, or its sum with another map, in one pass.
 
-Letters as in flow_warp.py. A program owns BLOCK_P neighbouring pixels of one image's fine map and goes through the
-channels BLOCK_C at a time. Maps are dense, all of one call in one layout; blocks have the dimension that is contiguous
-in memory last: (P, B) for channels-last, else (B, P).
+Letters as in warp.py. A program owns BLOCK_P neighbouring pixels of the fine map of one image and processes BLOCK_C
+channels at a time. All maps of a call are dense and have the same layout. The dimension that is contiguous in memory is
+the last one of a block: blocks are (P, B) for channels-last maps, else (B, P).
 """
 
 import triton
@@ -10,14 +10,14 @@ import triton.language as tl
 
 from ..triton_sampling import _split
 
-# Sizes vary from image to image: a kernel for each of the cases "multiple of 16 or not" would be compiled again and
-# again. What must be known to be aligned is C.
+# Triton compiles a kernel again for each combination of arguments that are a multiple of 16 or not. Sizes vary from
+# image to image, so they are exempt. Only for C the alignment matters.
 SIZES = ["H", "W", "coarse_h", "coarse_w", "flow_n", "flow_c", "flow_p"]
 
 
 @triton.jit
 def _over_channels(per_pixel, CHANNELS_LAST: tl.constexpr):
-    """(P,) -> (P, 1) or (1, P)."""
+    """A value per pixel (P,) -> (P, 1) or (1, P), to be combined with a value per channel."""
     if CHANNELS_LAST:
         return per_pixel[:, None]
     else:
@@ -26,7 +26,7 @@ def _over_channels(per_pixel, CHANNELS_LAST: tl.constexpr):
 
 @triton.jit
 def _channels(start, BLOCK_C: tl.constexpr, CHANNELS_LAST: tl.constexpr):
-    """Channels from ``start``: (1, B) or (B, 1)."""
+    """Numbers of the channels from ``start`` on: (1, B) or (B, 1)."""
     c = start + tl.arange(0, BLOCK_C)
     if CHANNELS_LAST:
         return c[None, :]
@@ -36,7 +36,7 @@ def _channels(start, BLOCK_C: tl.constexpr, CHANNELS_LAST: tl.constexpr):
 
 @triton.jit
 def _element(pixel, c, PIXELS, C: tl.constexpr, CHANNELS_LAST: tl.constexpr):
-    """Place of a channel of a pixel within an image."""
+    """Index of a channel of a pixel within an image."""
     if CHANNELS_LAST:
         return pixel * C + c
     else:
@@ -48,7 +48,7 @@ def _positions(
     flow, image, pixel, inside, W, coarse_h, coarse_w, flow_n, flow_c, flow_p,
     x_step, x_unit, x_start, y_step, y_unit, y_start, CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
-    """Top and left neighbour in the coarse map and fractions, over channels."""
+    """Where each pixel samples the coarse map: row of the top neighbour, column of the left one, fractional parts."""
     at = flow + image * flow_n + pixel * flow_p
     u = tl.load(at, mask=inside, other=0.0).to(tl.float32)
     v = tl.load(at + flow_c, mask=inside, other=0.0).to(tl.float32)
@@ -64,7 +64,7 @@ def _positions(
 
 @triton.jit
 def _neighbour(y, x, c, live, coarse_h, coarse_w, C: tl.constexpr, CHANNELS_LAST: tl.constexpr):
-    """Place of a pixel of the coarse map, and whether it is one."""
+    """Index of a pixel of the coarse map, and whether it lies within the map."""
     ok = live & (y >= 0) & (y < coarse_h) & (x >= 0) & (x < coarse_w)
     return _element(y * coarse_w + x, c, coarse_h * coarse_w, C, CHANNELS_LAST), ok
 

@@ -1,7 +1,7 @@
 """The operator ``fapn_d2::flow_warp`` as PyTorch sees it, for CUDA: kernels, shapes, autograd.
 
-One node for ``torch.compile`` and ``torch.export``. Like ``F.grid_sample`` under autocast it computes in float32; its
-result has the type of ``x``. Letters and arguments as in flow_warp.py.
+It is one node for ``torch.compile`` and ``torch.export``. Like ``F.grid_sample`` under autocast, it computes in
+float32. The result has the type of ``x``. Letters and arguments as in warp.py.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,10 @@ NAME = "fapn_d2::flow_warp"
 
 
 def grid(x: Tensor, flow: Tensor, unit: float) -> Tensor:
-    """(N,H,W,2), where ``F.grid_sample`` is to sample ``x``; at least float32, since a half cannot tell neighbouring
-    pixels of a large map apart."""
+    """(N,H,W,2): the positions at which ``F.grid_sample`` samples ``x``.
+
+    They are float32 at least, because half precision cannot tell neighbouring pixels of a large map apart.
+    """
     dtype = torch.promote_types(torch.promote_types(x.dtype, flow.dtype), torch.float32)
     size = flow.shape[-2:]
     gy, gx = (_coordinates(s, dtype, x.device) for s in size)
@@ -39,7 +41,7 @@ def by_grid_sample(x: Tensor, flow: Tensor, added: Tensor | None, unit: float, a
 
 
 def _coordinates(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """-1 to 1 in ``size`` steps, -1 for a single one. Unlike ``linspace`` it is exported with the size left free."""
+    """``size`` numbers from -1 to 1; -1 if ``size`` is 1. Unlike ``linspace`` it can be exported with a free size."""
     return torch.arange(size, dtype=dtype, device=device) * (2 / torch.sym_max(size - 1, 1)) - 1
 
 
@@ -59,7 +61,7 @@ def _(x, flow, added, unit, align_corners):
 def operator_backward(
     grad: Tensor, x: Tensor, flow: Tensor, unit: float, align_corners: bool, needs: Sequence[bool]
 ) -> list[Tensor]:
-    """Those gradients of (x, flow) that ``needs`` asks for, each laid out like its tensor."""
+    """The gradients of those of (x, flow) whose entry in ``needs`` is true, each laid out like its tensor."""
     compute = cuda.backward if cuda.supported(x, flow) else _grid_sample_backward
     grads = compute(grad, x, flow, unit, align_corners, needs)
     return needed_gradients(grads, (x, flow), needs)
@@ -72,7 +74,8 @@ def _(grad, x, flow, unit, align_corners, needs):
 
 def _grid_sample_backward(grad, x, flow, unit, align_corners, needs) -> tuple[Tensor | None, Tensor | None]:
     where = grid(x, flow, unit)
-    # The operator that autograd calls: it does not record inside an operator of ours. 0, 0: bilinear, zeros.
+    # This is the operator that autograd itself calls; autograd does not record inside our operator. 0, 0: bilinear,
+    # zeros.
     grad_x, grad_where = torch.ops.aten.grid_sampler_2d_backward(
         grad.to(where.dtype), x.to(where.dtype), where, 0, 0, align_corners, list(needs)
     )
