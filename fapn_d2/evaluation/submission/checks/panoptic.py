@@ -8,6 +8,7 @@ import numpy as np
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 from ....data.datasets.cityscapes import panoptic_categories
+from ....data.panoptic_png import rgb2id
 from ...cityscapes.counts import label_table
 from .faults import Fault, Report
 from .images import Header, check_png, check_size, header, pixels
@@ -217,11 +218,6 @@ def _check_image(path: str, annotation: dict, sub: Submission, report: Report) -
     report.add(check_size(head.size, sub.images.size(record) if record else None, path))
     if head.bits != 8 or not head.kind.startswith("RGB"):
         return 0, 0
-    values, counts = np.unique(_ids(pixels(content)), return_counts=True)
+    values, counts = np.unique(rgb2id(pixels(content)[..., :3]), return_counts=True)
     report.add(check_agreement(set(values.tolist()), annotation))
     return int(counts[values == 0].sum()), int(counts.sum())
-
-
-def _ids(rgb: np.ndarray) -> np.ndarray:
-    red, green, blue = (rgb[..., channel].astype(np.int64) for channel in range(3))
-    return red + 256 * green + 65536 * blue
