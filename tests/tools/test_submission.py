@@ -92,9 +92,8 @@ def test_from_kept_predictions(regions, run, tmp_path):
     evaluate(cfg)
     (tmp_path / "out" / "config.yaml").write_text(cfg.dump())
     kept = tmp_path / "out" / "inference" / name
-    code, said = run(
-        "write", *words, "--predictions", kept, "--output", tmp_path / "b", "TEST.SUBMISSION.MAX_PER_IMAGE", 7
-    )
+    words = (*words, "--predictions", kept)
+    code, said = run("write", *words, "--output", tmp_path / "b", "TEST.SUBMISSION.BOX_DECIMALS", 2)
     assert code == 0, said
     archives = [zipfile.ZipFile(tmp_path / folder / "vistas_val_Toy.zip") for folder in "ab"]
     assert archives[0].namelist() == archives[1].namelist() != []
