@@ -4,6 +4,8 @@ There is one function per package (necks, backbones, heads, ...). Where Detectro
 ``MODEL.FPN.{IN_FEATURES,OUT_CHANNELS,NORM,FUSE_TYPE}`` describe every pyramid.
 """
 
+from collections.abc import Callable
+
 from detectron2.config import CfgNode as CN
 
 #: Keys under MODEL.NECK for the parts of the pyramid. Each takes one strategy name for all levels, or a list of names,
@@ -11,8 +13,18 @@ from detectron2.config import CfgNode as CN
 STRATEGY_KEYS = ("CONTEXT", "LATERAL", "ALIGN", "FUSE", "MERGE", "OUTPUT")
 
 
+#: Functions that :func:`add_fapn_config` calls. What must not happen at import, because another project that is
+#: imported later would fail, is done here: by the time a config is made, all imports are done.
+when_used: list[Callable[[], None]] = []
+
+
 def add_fapn_config(cfg: CN) -> None:
-    """Add every key of fapn_d2 to a Detectron2 config, in place. Calling it twice resets the keys to their defaults."""
+    """Add every key of fapn_d2 to a Detectron2 config, in place. Calling it twice resets the keys to their defaults.
+
+    It also registers the data sets whose names other projects register as well, unless they have done so.
+    """
+    for function in when_used:
+        function()
     cfg.MODEL.NECK = neck_defaults()
     _add_backbones(cfg)
     _add_heads(cfg)
