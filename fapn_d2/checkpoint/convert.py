@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .keys.augfpn import augfpn_state_to_official, augfpn_state_to_ours
 from .keys.fapn import fapn_state_to_official, fapn_state_to_ours
+from .keys.panoptic_fcn import panoptic_fcn_state_to_official, panoptic_fcn_state_to_ours
 from .keys.sfnet import sfnet_state_to_official, sfnet_state_to_ours
 from .weight_files import read_weights
 
@@ -34,6 +35,7 @@ class KeyMap:
 KEY_MAPS: dict[str, KeyMap] = {
     "augfpn": KeyMap(augfpn_state_to_ours, augfpn_state_to_official),
     "fapn": KeyMap(fapn_state_to_ours, fapn_state_to_official),
+    "panopticfcn": KeyMap(panoptic_fcn_state_to_ours, panoptic_fcn_state_to_official),
     "sfnet": KeyMap(sfnet_state_to_ours, sfnet_state_to_official),
 }
 DIRECTIONS = ("ours", "official")

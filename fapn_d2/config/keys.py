@@ -4,8 +4,6 @@ There is one function per package (necks, backbones, heads, ...). Where Detectro
 ``MODEL.FPN.{IN_FEATURES,OUT_CHANNELS,NORM,FUSE_TYPE}`` describe every pyramid.
 """
 
-from collections.abc import Callable
-
 from detectron2.config import CfgNode as CN
 
 #: Keys under MODEL.NECK for the parts of the pyramid. Each takes one strategy name for all levels, or a list of names,
@@ -13,18 +11,8 @@ from detectron2.config import CfgNode as CN
 STRATEGY_KEYS = ("CONTEXT", "LATERAL", "ALIGN", "FUSE", "MERGE", "OUTPUT")
 
 
-#: Functions that :func:`add_fapn_config` calls. What must not happen at import, because another project that is
-#: imported later would fail, is done here: by the time a config is made, all imports are done.
-when_used: list[Callable[[], None]] = []
-
-
 def add_fapn_config(cfg: CN) -> None:
-    """Add every key of fapn_d2 to a Detectron2 config, in place. Calling it twice resets the keys to their defaults.
-
-    It also registers the data sets whose names other projects register as well, unless they have done so.
-    """
-    for function in when_used:
-        function()
+    """Add every key of fapn_d2 to a Detectron2 config, in place. Calling it twice resets the keys to their defaults."""
     cfg.MODEL.NECK = neck_defaults()
     _add_backbones(cfg)
     _add_heads(cfg)
@@ -205,6 +193,57 @@ def _add_meta_arch(cfg: CN) -> None:
     cfg.MODEL.FCOS.SCORE_THRESH_TEST = 0.2  # lowest sqrt(class score * centerness) of a detection
     cfg.MODEL.FCOS.TOPK_CANDIDATES_TEST = 1000  # most candidates per level before NMS
     cfg.MODEL.FCOS.NMS_THRESH_TEST = 0.6
+    _add_panoptic_fcn(cfg)
+
+
+def _add_panoptic_fcn(cfg: CN) -> None:
+    """Keys of MODEL.META_ARCHITECTURE "PanopticFCN" (Li et al., CVPR 2021). The defaults are its official code's.
+
+    MODEL.SEM_SEG_HEAD describes the map at stride 4 that masks are made on: IN_FEATURES, CONVS_DIM, COMMON_STRIDE (4),
+    NORM; NUM_CLASSES counts the classes of regions and the first one, which stands for all objects; IGNORE_VALUE.
+    MODEL.PANOPTIC_FPN.COMBINE joins objects and regions; the official code has INSTANCES_CONFIDENCE_THRESH 0.2.
+    """
+    node = cfg.MODEL.PANOPTIC_FCN = CN()
+    node.NUM_CLASSES = 80  # of objects
+    node.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    # Least and greatest size of the objects of each of IN_FEATURES: square root of the box area, in pixels of the
+    # input. Ranges may overlap; an object is on all levels whose range it is in.
+    node.OBJECT_SCALES = [[1, 64], [32, 128], [64, 256], [128, 512], [256, 2048]]
+    # Hidden layers of the heads: 3x3 convolutions. COORD adds two channels of coordinates to their input, DEFORM makes
+    # them modulated deformable convolutions. CONVS_DIM of KERNEL_HEAD is also the width of the kernel map, that of
+    # FEATURE_ENCODER the width of kernels.
+    for name, channels, norm, coordinates, deformable in (
+        ("POSITION_HEAD", 256, "GN", False, True),
+        ("KERNEL_HEAD", 256, "GN", True, False),
+        ("FEATURE_ENCODER", 64, "", True, False),
+    ):
+        head = node[name] = CN()
+        head.NUM_CONVS = 3
+        head.CONVS_DIM = channels
+        head.NORM = norm
+        head.COORD = coordinates
+        head.DEFORM = deformable
+    node.POSITION_HEAD.BIAS_VALUE = -2.19  # of the predictors at the start: scores of 0.1
+    # Where the centre of an object is: "mass", the mean position of its mask, or "box", the middle of its box.
+    node.CENTER = "mass"
+    node.MIN_OVERLAP = 0.7  # IoU that fixes the radius of the Gaussian around a centre
+    node.GAUSSIAN_SIGMA = 3.0  # the Gaussian's diameter over its standard deviation; CenterNet has 6
+    # Positions of an object on a level whose kernels are trained: those with the best scores. Official: 7, and 5 in the
+    # configs for images of 600 pixels.
+    node.POS_NUM = 7
+    node.POSITION_WEIGHT = 1.0  # of loss_pos_th and loss_pos_st
+    node.SEGMENT_WEIGHT = 3.0  # of loss_seg_th and loss_seg_st
+    node.FOCAL_LOSS_ALPHA = 0.25
+    node.FOCAL_LOSS_GAMMA = 2.0
+    # Inference. The official "fast" configs, whose numbers FaPN's tables have, set 0.2 and 0.1.
+    node.THING_THRESH_TEST = 0.05  # least score of an object's centre
+    node.STUFF_THRESH_TEST = 0.05  # least mean score of a region on a level
+    # Side, in cells, of the square over which centre scores are averaged, for each of IN_FEATURES; odd.
+    node.SMOOTHING_TEST = [3, 3, 3, 5, 5]
+    node.SIMILARITY_THRESH_TEST = 0.9  # cosine of two kernels of a class from which on they are one object
+    node.MASK_THRESH_TEST = 0.4  # least score of an object's pixel
+    node.SCORE_THRESH_TEST = 0.05  # least score of an object, after that of its mask has been multiplied with it
+    node.TOPK_TEST = 100  # objects of an image; each level offers half as many
 
 
 def _add_data(cfg: CN) -> None:

@@ -1,10 +1,8 @@
 """Data sets, their checks, and the way from a file to a training sample.
 
-Importing this package registers the data sets in Detectron2's catalogs and does nothing else. Mapillary Vistas is
-registered by ``add_fapn_config`` (datasets/mapillary.py tells why).
+Importing this package registers the data sets in Detectron2's catalogs and does nothing else.
 """
 
-from ..config.keys import when_used
 from .checks import check_dataset, check_datasets
 from .datasets.ade20k import complete_ade20k
 from .datasets.camvid import register_camvid
@@ -21,12 +19,12 @@ from .mapper import PyramidDatasetMapper
 register_camvid()
 register_coco_stuff()
 register_coco_subsets()
+register_mapillary()
 register_pascal_context()
 register_shapes()
 complete_ade20k()
 complete_cityscapes()
 register_unlabelled()
-when_used.append(register_mapillary)
 
 __all__ = [
     "PyramidDatasetMapper",

@@ -2,6 +2,7 @@
 
 from .consistent_dense import ConsistentFCOS, ConsistentRetinaNet
 from .fcos import FCOS
+from .panoptic_fcn import PanopticFCN
 from .whole_image_segmentor import WholeImageSegmentor
 
-__all__ = ["FCOS", "ConsistentFCOS", "ConsistentRetinaNet", "WholeImageSegmentor"]
+__all__ = ["FCOS", "ConsistentFCOS", "ConsistentRetinaNet", "PanopticFCN", "WholeImageSegmentor"]

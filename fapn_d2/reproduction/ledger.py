@@ -16,6 +16,7 @@ A ledger is a YAML file::
         pretraining: {config: ..., overrides: ...}      what is trained first, on other data, and gives MODEL.WEIGHTS
         pending: why there is no config yet     instead of config
         paper: {params_M: 31.7, mIoU: 79.7}     as printed, in the paper's units
+        read_as: {mIoU: SQ}                     printed headings that are wrong for the row -> the number that it is
         tolerance: {params_M: 0.05}             how far the network's size may be from the printed one
         flops_size: [768, 1536]                 height and width, in pixels, of the image that GFLOPs are printed for
         flops_convention: 2macs                 how the paper counts: a name in complexity.py; macs by default
@@ -58,10 +59,11 @@ from .ledger_fields import (
     checked,
     numbers,
 )
+from .metrics import PLACES
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 LEDGER_NAME = "tables.yaml"
-#: The fields that say how a row is reproduced; each row has exactly one of them.
+#: What a row is reproduced by; it has exactly one of them.
 _WAYS = ("config", "networks", "pending")
 
 
@@ -89,20 +91,21 @@ class Row:
     table: str
     about: str
     method: str
-    networks: Mapping[str, Network]  #: name -> network; "" is the name of a single one; empty if the row is pending
+    networks: Mapping[str, Network]  #: name -> network; one named "" where the row has a single one; none if pending
     paper: Mapping[str, float]
     tolerance: Mapping[str, float]
-    pretraining: Network | None = None  #: trained first; the networks start from its weights
+    pretraining: Network | None = None  #: trained first; its weights are where the networks start
     pending: str = ""
     flops_size: tuple[int, int] | None = None
     flops_convention: str = "macs"
     start: str = ""  #: what our training starts from, if the paper's starts from better weights; else ""
     measured: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
+    read_as: Mapping[str, str] = field(default_factory=dict)  #: wrong heading of ``paper`` -> the number that it is
 
     @property
     def network(self) -> Network:
-        """The network of a row that has exactly one.
+        """The network of a row that has one.
 
         Raises:
             ValueError: the row is pending, or needs several networks.
@@ -134,10 +137,10 @@ class Ledger:
 
 
 def load_ledgers(configs: Path = CONFIGS) -> list[Ledger]:
-    """Every ledger below ``configs``, ordered by the name of its folder.
+    """Every ledger below ``configs``, by name of the folder.
 
     Raises:
-        FileNotFoundError: there is no ledger.
+        FileNotFoundError: there is none.
         ValueError: see :func:`load_ledger`.
     """
     paths = sorted(configs.glob(f"*/{LEDGER_NAME}"))
@@ -151,8 +154,8 @@ def load_ledger(path: Path) -> Ledger:
     """Read and check one ledger.
 
     Raises:
-        ValueError: a field is unknown, missing or of the wrong type, a config file does not exist, or an id stands
-            there twice or belongs to another paper. The message names file, row and field.
+        ValueError: a field that is unknown, missing or of the wrong type, a config file that does not exist, an id
+            that is there twice or is not of this paper. The message names file, row and field.
     """
     try:
         content = yaml.safe_load(path.read_text())
@@ -207,6 +210,10 @@ def _row(content: Any, table: dict, ledger: dict, path: Path) -> Row:
     measured = checked(content.get("measured", {}), MEASURED_FIELDS, f"{where}, measured")
     for run in measured.get("runs", []):
         numbers(checked(run, RUN_FIELDS, f"{where}, measured run", needed=("seed", "metrics"))["metrics"], where)
+    read_as = content.get("read_as", {})
+    wrong = [f"{a}: {b}" for a, b in read_as.items() if a not in content["paper"] or b not in PLACES]
+    if wrong:
+        raise ValueError(f"{where}: read_as maps numbers of paper to those that are scored, not {', '.join(wrong)}")
     size = content.get("flops_size")
     if size is not None and not (len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
         raise ValueError(f"{where}: flops_size is [height, width] in pixels, got {size}")
@@ -232,6 +239,7 @@ def _row(content: Any, table: dict, ledger: dict, path: Path) -> Row:
         start=content.get("start", ""),
         measured=measured,
         note=content.get("note", ""),
+        read_as=read_as,
     )
 
 

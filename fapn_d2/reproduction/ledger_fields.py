@@ -24,6 +24,7 @@ ROW_FIELDS = {
     "networks": dict,
     "pretraining": dict,
     "paper": dict,
+    "read_as": dict,
     "measured": dict,
 }
 OTHER_FIELDS = {"method": str, "paper": dict}

@@ -45,9 +45,10 @@ def numbers_of(row: Row, records: Sequence[Record]) -> dict[str, Number]:
     numbers = {}
     for metric, printed in row.paper.items():
         ours = [sizes[metric]] if sizes.get(metric) else []
+        meant = row.read_as.get(metric, metric)
         ours += [run["metrics"][metric] for run in row.measured.get("runs", []) if metric in run["metrics"]]
         if metric not in ELSEWHERE:
-            ours += [value for r in records if (value := find(r.results, metric, r.network)) is not None]
+            ours += [value for r in records if (value := find(r.results, meant, r.network)) is not None]
         numbers[metric] = Number(printed, tuple(ours), "" if metric in OF_ANY_WEIGHTS else row.start)
     return numbers
 

@@ -175,6 +175,7 @@ ROUND_TRIPS = {
     "fapn": "fapn/pointrend_semantic_R_50_FaPN_cityscapes",
     "sfnet": "sfnet/semantic_DF2_SFNet_sfsegnets",
     "augfpn": "augfpn/mask_rcnn_R_50_AugFPN_1x",
+    "panopticfcn": "fapn/panopticfcn_R_50_FaPN_1x",
 }
 
 

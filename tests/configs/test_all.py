@@ -37,6 +37,9 @@ SMALL = {
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
     "MODEL.FPN.OUT_CHANNELS": 64,  # FCOS's 32 groups cannot normalise a P7 of 1x1 with one channel each
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
+    "MODEL.PANOPTIC_FCN.POSITION_HEAD.CONVS_DIM": 64,
+    "MODEL.PANOPTIC_FCN.KERNEL_HEAD.CONVS_DIM": 64,
+    "MODEL.PANOPTIC_FCN.FEATURE_ENCODER.CONVS_DIM": 32,
     "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
     "MODEL.ROI_BOX_HEAD.CONV_DIM": 32,
     "MODEL.ROI_MASK_HEAD.CONV_DIM": 32,
@@ -148,4 +151,4 @@ def test_runs_forward_and_backward_on_cuda(name, dtype):
 
 def test_there_is_a_representative_of_every_host():
     hosts = {resolve(name).MODEL.META_ARCHITECTURE for name in representatives()}
-    assert hosts >= {"GeneralizedRCNN", "RetinaNet", "PanopticFPN", "SemanticSegmentor"}
+    assert hosts >= {"GeneralizedRCNN", "RetinaNet", "PanopticFPN", "PanopticFCN", "SemanticSegmentor"}

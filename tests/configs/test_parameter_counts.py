@@ -10,6 +10,7 @@ from detectron2.modeling import build_model
 from detectron2.projects.point_rend import add_pointrend_config
 
 from fapn_d2 import add_fapn_config
+from fapn_d2.config.loading import load_config
 
 ZOO = Path(detectron2.__file__).parent / "model_zoo" / "configs"
 
@@ -71,3 +72,27 @@ def test_counts(host, depth, fpn, fapn):
     cfg.MODEL.NECK.TOP_BLOCK = "p6p7" if host == "retinanet" else "max_pool"
     cfg.MODEL.BACKBONE.NAME = "build_pyramid_backbone"
     assert count(cfg) == fpn
+
+
+# neck, all parameters, those that are trained (the stem and res2 are frozen), those of the backbone with its neck
+PANOPTIC_FCN = {"FPN": (36_999_511, 36_777_111, 27_979_456), "FaPN": (41_442_015, 41_219_615, 32_421_960)}
+PARTS = {
+    "semantic_fpn": 4_132_352,
+    "feature_encoder": 222_528,
+    "position_head": 2_266_583,
+    "kernel_head": 2_365_696,
+    "thing_generator": 16_448,
+    "stuff_generator": 16_448,
+}
+
+
+@pytest.mark.parametrize("neck", PANOPTIC_FCN)
+@pytest.mark.parametrize("name", ["R_50_{}_1x", "R_50_600_{}_3x"])
+def test_counts_of_panoptic_fcn(name, neck):
+    path = Path(__file__).resolve().parents[2] / "configs" / "fapn" / f"panopticfcn_{name.format(neck)}.yaml"
+    with torch.device("meta"):
+        model = build_model(load_config(str(path), ["MODEL.DEVICE", "meta"]))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    assert (sum(parts.values()), trained, parts.pop("backbone")) == PANOPTIC_FCN[neck]
+    assert parts == PARTS

@@ -1,9 +1,12 @@
 """Reading a ledger: what a row becomes, and the error for each way to write it wrong."""
 
+from types import SimpleNamespace
+
 import pytest
 import yaml
 
 from fapn_d2.reproduction.ledger import Other, find_row, load_ledger, load_ledgers
+from fapn_d2.reproduction.numbers import numbers_of
 
 ROW = {"id": "toy.t1.a", "method": "A", "config": "net.yaml", "paper": {"mIoU": 70.5}}
 
@@ -48,6 +51,13 @@ def test_a_row_with_a_pretraining(tmp_path):
     row = ROW | {"pretraining": {"config": "net.yaml", "overrides": {"SEED": 5}}}
     (row,) = load_ledger(write(tmp_path / "toy", row)).rows
     assert row.pretraining.load().SEED == 5 and row.network.load().SEED != 5
+
+
+def test_headings_that_are_wrong_for_a_row(tmp_path):
+    (row,) = load_ledger(write(tmp_path / "toy", ROW | {"read_as": {"mIoU": "SQ"}})).rows
+    results = {"panoptic_seg": {"SQ": 71.5}, "sem_seg": {"mIoU": 40.0}}
+    record = SimpleNamespace(results=results, network="")
+    assert numbers_of(row, [record])["mIoU"].text == "70.5 → 71.50 (+1.00)"
 
 
 def test_rows_inherit_from_the_table_and_the_ledger(tmp_path):
@@ -123,6 +133,8 @@ ERRORS = [
         {"id": "toy.t1.a", "method": "A", "pending": "p", "paper": {}, "pretraining": {}},
         "has pretraining but no config",
     ),
+    (ROW | {"read_as": {"AP": "SQ"}}, "read_as maps numbers of paper to those that are scored, not AP: SQ"),
+    (ROW | {"read_as": {"mIoU": "beauty"}}, "read_as maps numbers of paper to those that are scored, not mIoU: beauty"),
     (ROW | {"pretraining": {"config": "pre.yaml"}}, "row toy.t1.a, pretraining: there is no config pre.yaml"),
     (ROW | {"pretraining": {}}, "row toy.t1.a, pretraining lacks config"),
     ("toy.t1.a", "must be a mapping with id, method,"),
