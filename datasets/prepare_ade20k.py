@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Make class images of ADE20K from those of the scene parsing challenge.
+"""Make the label images of ADE20K from those of the scene parsing challenge.
 
     python datasets/prepare_ade20k.py [--root FOLDER]
 
-FOLDER is ADEChallengeData2016.zip, unpacked: images/{training,validation}/*.jpg and
-annotations/{training,validation}/*.png with 1..150 and 0 for unlabelled. Written is
-annotations_detectron2/{training,validation}/*.png with 0..149 and 255, where Detectron2's ade20k_sem_seg_{train,val}
-look. The program can be stopped and started again, and reads everything back at the end.
+FOLDER is the unpacked ADEChallengeData2016.zip: images/{training,validation}/*.jpg and
+annotations/{training,validation}/*.png with classes 1..150 and 0 for unlabelled. The program writes
+annotations_detectron2/{training,validation}/*.png with classes 0..149 and 255 for unlabelled, where Detectron2's
+ade20k_sem_seg_{train,val} expect them. It can be stopped and started again, and checks all written files at the end.
 """
 
 from pathlib import Path
@@ -26,7 +26,9 @@ def prepare(root: Path, args) -> str:
         target = root / "annotations_detectron2" / split
         files = [LabelFile(label, target / label.name, image) for image, label in pairs]
         write_labels(files, convert, description=split, workers=args.workers)
-        pair_files(root / "images" / split, target, fix="Remove what is too much and run this program again.")
+        pair_files(
+            root / "images" / split, target, fix="Remove the labels without an image and run this program again."
+        )
         verify_labels(
             files,
             num_classes=NUM_CLASSES,

@@ -1,19 +1,19 @@
 #!/usr/bin/env python
-"""Bring a downloaded CamVid into the layout that fapn_d2 reads: {train,val,test}/ and {train,val,test}annot/.
+"""Convert a download of CamVid to the layout that fapn_d2 reads: {train,val,test}/ and {train,val,test}annot/.
 
     python datasets/prepare_camvid.py SOURCE [--output FOLDER] [--lists FOLDER]
 
 SOURCE is one of two downloads, recognised by its folders:
 
-* the copy of the SegNet tutorial (train/, trainannot/, val/, ...): already in the layout; copied and checked, or only
-  checked where it is the output folder already;
+* the copy of the SegNet tutorial (train/, trainannot/, val/, ...), which has the layout already. It is copied and
+  checked, or only checked if it is the output folder itself;
 * the original release: 701_StillsRaw_full/ (960 x 720) and LabeledApproved_full/ (*_L.png, 32 classes as colours).
-  Frames are resized to 480 x 360, the colours become the 11 classes. The 32 classes are grouped as is usual in the
-  literature; the SegNet tutorial ships its labels without saying how it grouped them, so that scores on the two may
-  differ a little.
+  Frames are resized to 480 x 360, and the colours become the 11 classes. The 32 classes are grouped as is usual in the
+  literature. The SegNet tutorial does not say how it grouped them, so scores on the two copies may differ a little.
 
-The split follows the sequences (see `split_of`); `--lists` takes train.txt, val.txt and test.txt instead, one frame a
-line, as a stem or as any path to it. The script can be stopped and started again, and checks everything at the end.
+The split follows the sequences (see `split_of`). With --lists, the files train.txt, val.txt and test.txt define it
+instead: one frame per line, as a stem or as any path to the frame. The program can be stopped and started again, and
+checks all files at the end.
 """
 
 import argparse
@@ -37,7 +37,7 @@ SPLITS = ("train", "val", "test")
 SIZE = (480, 360)  # (W, H)
 _FRAME = re.compile(r"(0001TP|0006R0|0016E5|Seq05VD)_f?(\d+)")
 
-#: Class of ours -> colours (R, G, B) of the original release.
+#: Our class -> colours (R, G, B) of the original release; None: void.
 COLORS = {
     "Sky": {"Sky": (128, 128, 128)},
     "Building": {
@@ -74,15 +74,15 @@ COLORS = {
 def split_of(stem: str) -> str:
     """The split of a frame by its sequence and number.
 
-    Validation is the part of sequence 0016E5 that was labelled at 15 Hz; the second half of 0001TP and all of Seq05VD
-    are for testing. That gives the SegNet tutorial's 367, 101 and 233 frames.
+    The validation split is the part of sequence 0016E5 that was labelled at 15 Hz. The test split is the second half of
+    0001TP and all of Seq05VD. This gives the SegNet tutorial's 367, 101 and 233 frames.
 
     Raises:
-        ValueError: not the name of a CamVid frame.
+        ValueError: ``stem`` is not the name of a CamVid frame.
     """
     match = _FRAME.fullmatch(stem)
     if not match:
-        raise ValueError(f"{stem} is no name of a CamVid frame (0001TP_006690, 0006R0_f00930, ...); use --lists")
+        raise ValueError(f"{stem} is not the name of a CamVid frame (0001TP_006690, 0006R0_f00930, ...); use --lists")
     sequence, frame = match[1], int(match[2])
     if sequence == "Seq05VD" or (sequence == "0001TP" and frame >= 8550):
         return "test"
@@ -108,7 +108,7 @@ def read_lists(folder: Path) -> dict[str, str]:
 
 
 def to_classes(colors: np.ndarray) -> tuple[np.ndarray, int]:
-    """(H, W, 3) uint8 colours -> (H, W) uint8 classes, and how many pixels became void for their unknown colours."""
+    """(H, W) uint8 classes of (H, W, 3) uint8 colours, and the number of pixels that became void: unknown colours."""
     packed = colors.astype(np.int64) @ np.array([65536, 256, 1])
     classes = np.full(packed.shape, IGNORE_LABEL, np.uint8)
     known = np.zeros(packed.shape, bool)
@@ -128,7 +128,7 @@ def _save(image: Image.Image, path: Path) -> None:
 
 
 def convert(images: Path, labels: Path, output: Path, splits: dict[str, str] | None) -> None:
-    """The original release: resize, recolour, sort into splits."""
+    """Convert the original release: resize, map colours to classes, divide into splits."""
     fix = "Unpack both archives of the original release into one folder."
     pairs = pair_files(images, labels, fix=fix, label_suffixes=("_L.png",))
     if splits is not None:
@@ -143,14 +143,14 @@ def convert(images: Path, labels: Path, output: Path, splits: dict[str, str] | N
         if not label_out.exists():
             classes, unknown = to_classes(np.asarray(Image.open(label).convert("RGB")))
             if unknown:
-                tqdm.write(f"{label}: {unknown} pixels of unknown colours are taken as void", file=sys.stderr)
+                tqdm.write(f"{label}: {unknown} pixels of unknown colours become void", file=sys.stderr)
             _save(Image.fromarray(classes).resize(SIZE, Image.NEAREST), label_out)
         if not image_out.exists():
             _save(Image.open(image).convert("RGB").resize(SIZE, Image.BILINEAR), image_out)
 
 
 def copy(source: Path, output: Path) -> None:
-    """The SegNet tutorial's copy: the same tree, file by file."""
+    """Copy the SegNet tutorial's files, which have the layout already."""
     for split in SPLITS:
         pairs = pair_files(source / split, source / f"{split}annot", fix=f"Fetch the whole {split} split.")
         for pair in tqdm(pairs, desc=f"copying CamVid ({split})", unit="frame"):
@@ -162,10 +162,10 @@ def copy(source: Path, output: Path) -> None:
 
 
 def verify(output: Path) -> Counter:
-    """Read everything back; the number of frames in each split.
+    """Check all files, and return the number of frames in each split.
 
     Raises:
-        ValueError: a label of another size than its image, or with values beyond 11; a frame in two splits.
+        ValueError: a label has another size than its image or values above 11, or a frame is in two splits.
     """
     numbers = Counter()
     seen: dict[str, str] = {}
@@ -186,7 +186,7 @@ def verify(output: Path) -> Counter:
 
 
 def find(source: Path) -> dict[str, Path]:
-    """The folders of one of the two downloads, at ``source`` or one or two levels below it."""
+    """The folders of one of the two downloads, in ``source`` or one or two levels below it."""
     if not source.is_dir():
         raise FileNotFoundError(f"folder {source} is absent")
     for folder in [source, *source.glob("*/"), *source.glob("*/*/")]:

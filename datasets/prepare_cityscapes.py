@@ -1,15 +1,16 @@
 #!/usr/bin/env python
-"""Make what training on Cityscapes needs beside the download: class images and panoptic annotations.
+"""Make the files that training on Cityscapes needs besides the download: label images and panoptic annotations.
 
     python datasets/prepare_cityscapes.py [--root FOLDER] [--splits train val] [--only semantic|panoptic]
 
-FOLDER holds leftImg8bit/ (leftImg8bit_trainvaltest.zip) and gtFine/ (gtFine_trainvaltest.zip), unpacked. Written are
+FOLDER holds the unpacked leftImg8bit/ (leftImg8bit_trainvaltest.zip) and gtFine/ (gtFine_trainvaltest.zip). The
+program writes
 
 * semantic: gtFine/<split>/<city>/*_gtFine_labelTrainIds.png, classes 0..18 and 255;
 * panoptic: gtFine/cityscapes_panoptic_<split>/*_gtFine_panoptic.png and gtFine/cityscapes_panoptic_<split>.json;
 
-the same as by createTrainIdLabelImgs and createPanopticImgs of cityscapesscripts. The program can be stopped and
-started again, and reads everything back at the end.
+which equal the results of createTrainIdLabelImgs and createPanopticImgs of cityscapesscripts. The program can be
+stopped and started again, and checks all written files at the end.
 """
 
 import json
@@ -37,7 +38,7 @@ _INSTANCES, _PICTURE = "_gtFine_instanceIds.png", "_leftImg8bit.png"
 
 
 def semantic(root: Path, split: str, workers: int) -> int:
-    """Class images of a split; how many there are."""
+    """Write the label images of a split, and return their number."""
     files = []
     for instances in find(root, split):
         base = str(instances).removesuffix(_INSTANCES)
@@ -57,7 +58,7 @@ def semantic(root: Path, split: str, workers: int) -> int:
 
 
 def panoptic(root: Path, split: str, workers: int) -> int:
-    """Panoptic images and annotations of a split; how many there are."""
+    """Write the panoptic images and annotations of a split, and return the number of images."""
     folder = root / "gtFine" / f"cityscapes_panoptic_{split}"
     folder.mkdir(exist_ok=True)
     files = []
@@ -85,7 +86,7 @@ def panoptic(root: Path, split: str, workers: int) -> int:
 
 
 def check_segments(item: tuple[LabelFile, dict]) -> str | tuple[int, int]:
-    """(W, H) of a panoptic image that has the segments of its annotation, with their areas; or what is wrong."""
+    """(W, H) of a panoptic image if its segments and their areas equal its annotation, else the problem."""
     file, annotation = item
     try:
         colors = np.asarray(Image.open(file.target)).astype(np.int64)
@@ -100,10 +101,10 @@ def check_segments(item: tuple[LabelFile, dict]) -> str | tuple[int, int]:
 
 
 def find(root: Path, split: str) -> list[Path]:
-    """All instance images of a split, each with its picture.
+    """All instance images of a split. Each must have its picture.
 
     Raises:
-        FileNotFoundError: there are none, or pictures and labels of a city do not match one to one.
+        FileNotFoundError: there are no instance images, or pictures and labels of a city do not match one to one.
     """
     labels, pictures = root / "gtFine" / split, root / "leftImg8bit" / split
     fix = "Unpack gtFine_trainvaltest.zip and leftImg8bit_trainvaltest.zip there."

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Make the label images of COCO that Panoptic FPN's semantic branch learns from.
+"""Make the label images of COCO from which the semantic branch of Panoptic FPN learns.
 
     python datasets/prepare_coco_panoptic.py [--root FOLDER] [--splits val2017 train2017]
 
-FOLDER holds COCO and panoptic_annotations_trainval2017.zip, unpacked with the archives inside it:
-annotations/panoptic_{train,val}2017.json, panoptic_{train,val}2017/*.png, {train,val}2017/*.jpg. Written is
-panoptic_stuff_{train,val}2017/*.png: 0 = any thing, 1..53 = stuff, 255 = unlabelled, where Detectron2's
-coco_2017_{train,val}_panoptic_separated look. The program can be stopped and started again, and reads everything back
+FOLDER holds COCO and the unpacked panoptic_annotations_trainval2017.zip, with the archives inside it unpacked too:
+annotations/panoptic_{train,val}2017.json, panoptic_{train,val}2017/*.png, {train,val}2017/*.jpg. The program writes
+panoptic_stuff_{train,val}2017/*.png (0 = any thing, 1..53 = stuff, 255 = unlabelled), where Detectron2's
+coco_2017_{train,val}_panoptic_separated expect them. It can be stopped and started again, and checks all written files
 at the end.
 """
 

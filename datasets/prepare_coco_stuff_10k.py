@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Make class images of COCO-Stuff-10K from its .mat files, with 171 and with 182 classes.
+"""Make the label images of COCO-Stuff-10K from its .mat files, with 171 and with 182 classes.
 
     python datasets/prepare_coco_stuff_10k.py [--root FOLDER] [--classes 171 182]
 
-FOLDER is cocostuff-10k-v1.1.zip, unpacked: images/*.jpg, annotations/*.mat, imageLists/{train,test}.txt. Version 1.0 of
-the release works too, with the package h5py. Written is labels_{171,182}/*.png, classes from 0, 255 = unlabelled. The
-program can be stopped and started again, and reads everything back at the end.
+FOLDER is the unpacked cocostuff-10k-v1.1.zip: images/*.jpg, annotations/*.mat, imageLists/{train,test}.txt. Version 1.0
+of the release works too, and needs the package h5py. The program writes labels_{171,182}/*.png: classes count from 0,
+255 = unlabelled. It can be stopped and started again, and checks all written files at the end.
 """
 
 from pathlib import Path

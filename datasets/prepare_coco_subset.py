@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Write the annotations of a few images of COCO, which a network should be able to learn by heart.
+"""Write the annotations of a few images of COCO, on which a network should overfit within minutes.
 
     python datasets/prepare_coco_subset.py [--root FOLDER] [--split train2017] [--number 8] [--min-side 32]
 
-FOLDER (default: coco in $DETECTRON2_DATASETS) holds annotations/instances_<split>.json. Written is
-annotations/instances_<split>_<number>.json: the first images without crowds whose objects all have an area of at least
-min-side squared. coco_2017_train_8 is registered for configs/quickstart/mask_rcnn_FaPN_coco_overfit.yaml.
+FOLDER (default: coco in $DETECTRON2_DATASETS) holds annotations/instances_<split>.json. The program writes
+annotations/instances_<split>_<number>.json with the first images that have no crowds and whose objects all have an area
+of at least min-side squared. configs/quickstart/mask_rcnn_FaPN_coco_overfit.yaml uses them as coco_2017_train_8.
 """
 
 import argparse
@@ -21,8 +21,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="default: coco in $DETECTRON2_DATASETS (datasets/coco)")
     parser.add_argument("--split", default="train2017", help="train2017 or val2017")
-    parser.add_argument("--number", type=int, default=8, help="of images")
-    parser.add_argument("--min-side", type=float, default=32, help="of the smallest object, in pixels")
+    parser.add_argument("--number", type=int, default=8, help="number of images (default %(default)s)")
+    parser.add_argument(
+        "--min-side",
+        type=float,
+        default=32,
+        help="square root of the smallest area of an object, in pixels (default %(default)g)",
+    )
     args = parser.parse_args(arguments)
     root = args.root or Path(data_root()) / "coco"
     source = root / "annotations" / f"instances_{args.split}.json"

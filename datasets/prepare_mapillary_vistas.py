@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""Check a download of Mapillary Vistas. Nothing is written: its labels are used as they are.
+"""Check a download of Mapillary Vistas. The program writes no files, because the labels are used unchanged.
 
     python datasets/prepare_mapillary_vistas.py [--root FOLDER]
 
-FOLDER is the download, unpacked: {training,validation}/images/*.jpg with labels of version 1.2 in labels/*.png or
-v1.2/labels/*.png beside them, and config.json or config_v1.2.json. The classes are compared, every image must have its
-label and every label its image, and each label is read: 0..65, of its image's size.
+FOLDER is the unpacked download: {training,validation}/images/*.jpg with labels of version 1.2 in labels/*.png or
+v1.2/labels/*.png beside them, and config.json or config_v1.2.json. The program checks that the classes are those of
+version 1.2, that every image has a label and every label an image, and that each label holds 0..65 and has the size of
+its image.
 """
 
 from pathlib import Path

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Make class images of PASCAL Context with 59 classes.
+"""Make the label images of PASCAL Context with 59 classes.
 
     python datasets/prepare_pascal_context.py [--root FOLDER]
 
 FOLDER is VOCdevkit/VOC2010 of VOCtrainval_03-May-2010.tar (JPEGImages/*.jpg, ImageSets/Main/{train,val}.txt) with
-trainval.tar.gz of PASCAL Context unpacked in it (trainval/*.mat; labels.txt is compared if it is there). Written are
-context_59/{train,val}.txt and context_59/labels/*.png, classes 0..58 and 255 = not scored. The program can be stopped
-and started again, and reads everything back at the end.
+trainval.tar.gz of PASCAL Context unpacked in it (trainval/*.mat; labels.txt is checked if it exists). The program
+writes context_59/{train,val}.txt and context_59/labels/*.png with classes 0..58 and 255 = not scored. It can be stopped
+and started again, and checks all written files at the end.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ def prepare(root: Path, args) -> str:
     for labels_txt in (root / "labels.txt", root / "trainval" / "labels.txt"):
         if labels_txt.is_file():
             check_names(labels_txt)
-    # VOC's lists name all its images; those that PASCAL Context has labelled make the split.
+    # VOC's lists name all its images. A split consists of those that PASCAL Context has labelled.
     names = {
         split: [
             name for name in read_list(root / "ImageSets" / "Main" / f"{split}.txt", fix=_MEND) if name in annotations
@@ -48,7 +48,7 @@ def prepare(root: Path, args) -> str:
         description="checking 59 classes",
         workers=args.workers,
     )
-    for split, listed in names.items():  # last, so that a list stands for a complete split
+    for split, listed in names.items():  # written last, so that a list exists only if its split is complete
         (target / f"{split}.txt").write_text("".join(f"{name}\n" for name in listed))
     return ", ".join(f"{len(names[s])} images for {s} (the release has {n})" for s, n in SPLITS.items())
 

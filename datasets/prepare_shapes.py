@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Generate the data set "shapes" in another number, size or seed than the copy that is made on first use.
+"""Generate the data set "shapes" with another number of images, size or seed than the copy made on first use.
 
 python datasets/prepare_shapes.py [--output FOLDER] [--train 200] [--val 40] [--size H W] [--seed 0]
 """

@@ -1,4 +1,4 @@
-"""Data sets, their checks, and the way from a file to a training sample.
+"""Data sets, their checks, and the pipeline from a file to a training sample.
 
 Importing this package registers the data sets in Detectron2's catalogs and does nothing else.
 """

@@ -1,4 +1,4 @@
-"""Augmentations that Detectron2 lacks, and the list of them that a config describes."""
+"""Augmentations that Detectron2 lacks, and the list of augmentations that a config describes."""
 
 import copy
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ class RandomScale(T.Augmentation):
     """Resize by a random factor, the same along both axes.
 
     Args:
-        scales: (least, greatest) factor, or all factors.
-        sampling: "range" (uniform between the two) or "choice" (one of them, equally likely).
+        scales: (least, greatest) factor with "range", all possible factors with "choice".
+        sampling: "range" draws uniformly between the two factors; "choice" draws one of the factors.
     """
 
     def __init__(self, scales: Sequence[float], *, sampling: str = "range"):
@@ -41,9 +41,9 @@ class RandomScale(T.Augmentation):
 
 
 def for_instance_masks(transform: Transform) -> Transform:
-    """The same transform, padding with "not this object" where it pads labels with the ignore value.
+    """A copy of the transform for binary masks: it pads them with 0 ("not this object"), not with the ignore value.
 
-    fvcore has one method for class labels and for binary masks: the ignore value would become part of every mask.
+    fvcore has one method for both class labels and binary masks. It would make the ignore value part of every mask.
     """
     if isinstance(transform, ResizedCropTransform):
         transform = transform.steps
@@ -56,19 +56,19 @@ def for_instance_masks(transform: Transform) -> Transform:
 
 
 def crops(cfg: CfgNode, is_train: bool) -> bool:
-    """Whether images lose a part of themselves before the model sees them."""
+    """Whether images are cropped before the model sees them."""
     return is_train and (cfg.INPUT.CROP.ENABLED or cfg.INPUT.SCALE_CROP.ENABLED)
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation | Transform]:
-    """What happens to an image before it reaches the model.
+    """The augmentations of a config, in the order in which they are applied.
 
-    Training: resize, crop, colour, flip; the order of PointRend's training for semantic segmentation, here for every
-    task (Detectron2's own mapper crops before it resizes). With INPUT.SCALE_CROP: scale, pad, crop, colour, flip.
+    Training: resize, crop, colour, flip. PointRend trains semantic segmentation in this order; we use it for every task
+    (Detectron2's own mapper crops before it resizes). With INPUT.SCALE_CROP: scale, pad, crop, colour, flip.
     Inference: Detectron2's resize.
 
     Raises:
-        ValueError: settings that exclude each other or are out of range; names the keys.
+        ValueError: settings exclude each other or are out of range; the message names the keys.
     """
     if not is_train:
         return detection_utils.build_augmentation(cfg, is_train=False)

@@ -1,4 +1,4 @@
-"""Leaving a few broken images out of a training instead of ending it."""
+"""Skip a few broken images in a training run instead of ending it."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -12,17 +12,17 @@ logger = logging.getLogger(__name__)
 
 
 class SkipBadImages:
-    """A mapper that takes another record, drawn at random, where a file is missing or broken.
+    """A mapper that uses another, randomly drawn record where a file is missing or broken.
 
-    Detectron2's ``MapDataset`` also replaces what a mapper refuses, but knows no limit, and up to 2024 fails in Python
-    3.11 and later. The broken images are listed in a file, which all loader processes of all ranks share: the limit
-    holds for the whole run, resumed ones included. Delete the file after mending images.
+    Detectron2's ``MapDataset`` also replaces records that a mapper refuses, but it has no limit, and up to 2024 it
+    fails in Python 3.11 and later. The broken images are listed in a file that all loader processes of all ranks share,
+    so the limit holds for the whole run, also after it is resumed. Delete the file after you have fixed the images.
 
     Args:
         mapper: record -> sample; raises ``BadImageError`` or ``FileNotFoundError``.
         dataset: the records to draw from.
         limit: number of different images that may be left out.
-        log_file: the list; "<image><tab><reason>" a line.
+        log_file: the list of broken images, one line "<image><tab><reason>" for each.
     """
 
     def __init__(self, mapper: Callable[[dict], dict], dataset: Sequence[dict], *, limit: int, log_file: Path):

@@ -1,4 +1,4 @@
-"""Questions to data sets before a training or an evaluation starts: known, complete, fit for the model?"""
+"""Checks before a training or an evaluation starts: is the data set registered, complete, and fit for the model?"""
 
 import difflib
 import functools
@@ -12,8 +12,8 @@ from .datasets.catalog import locate
 from .datasets.unlabelled import unlabelled
 from .missing_files import check_files
 
-#: Meta-architecture -> labels that it learns from -> key with its number of classes. Subclasses need what their
-#: nearest listed ancestor needs; a meta-architecture without such an ancestor is not checked for classes.
+#: Meta-architecture -> labels that it learns from -> key with its number of classes. A subclass needs what its nearest
+#: listed ancestor needs. The number of classes is not checked for a meta-architecture without such an ancestor.
 NEEDS: dict[str, dict[str, str | None]] = {
     "ProposalNetwork": {"objects": None},
     "GeneralizedRCNN": {"objects": "MODEL.ROI_HEADS.NUM_CLASSES"},
@@ -26,7 +26,7 @@ NEEDS: dict[str, dict[str, str | None]] = {
 
 _CLASS_NAMES = {"objects": "thing_classes", "regions": "stuff_classes"}
 
-#: Labels that a data set has, by the kind of its evaluation.
+#: "evaluator_type" of a data set -> kinds of labels that it has.
 _LABELS = {
     "coco": {"objects"},
     "lvis": {"objects"},
@@ -48,19 +48,20 @@ def check_datasets(cfg: CfgNode, names: Sequence[str] | None = None) -> None:
 
 
 def check_dataset(cfg: CfgNode, name: str) -> None:
-    """Raise what a training or an evaluation on ``name`` would stumble over, hours later maybe.
+    """Raise the errors at once that a training or an evaluation on ``name`` would raise later, perhaps hours later.
 
-    Lists folders and searches JSON files; opens no image. A data set that can make itself ("shapes") is made.
+    It lists folders and searches JSON files, but opens no image. A data set that is generated ("shapes") is generated
+    here if it does not exist.
 
     Args:
-        cfg: the model's keys; a data set in DATASETS.TRAIN must have every kind of labels that the model learns from,
-            any other one of them.
+        cfg: the config of the model. A data set in DATASETS.TRAIN must have every kind of labels that the model learns
+            from; any other data set must have at least one of them.
         name: a name in Detectron2's catalog.
 
     Raises:
         ValueError: the name is unknown (the nearest are suggested); the data set lacks labels that the model needs; the
             numbers of classes or the ignore values of data set and config differ.
-        FileNotFoundError: files or folders are absent, or half there.
+        FileNotFoundError: files or folders are missing or incomplete.
     """
     if name not in DatasetCatalog:
         near = difflib.get_close_matches(name, list(DatasetCatalog), n=3, cutoff=0.5)
@@ -95,7 +96,7 @@ def _needs(cfg: CfgNode) -> dict[str, str | None]:
 
 
 def _check_labels(cfg: CfgNode, name: str, needs: dict[str, str | None]) -> set[str]:
-    """Kinds of labels that model and data set have in common."""
+    """Kinds of labels that both the model and the data set have."""
     available = _labels(name)
     if available is None:
         return set(needs)
@@ -112,7 +113,7 @@ def _check_labels(cfg: CfgNode, name: str, needs: dict[str, str | None]) -> set[
 
 
 def _labels(name: str) -> set[str] | None:
-    """Kinds of labels that a data set has; None for kinds of evaluation that Detectron2 does not know."""
+    """Kinds of labels that a data set has; None where its evaluator_type is not one of Detectron2's."""
     return _LABELS.get(MetadataCatalog.get(name).get("evaluator_type"))
 
 
@@ -134,7 +135,7 @@ def _check_classes(cfg: CfgNode, name: str, kind: str) -> None:
 
 
 def _class_keys(cfg: CfgNode, kind: str) -> list[str]:
-    """Keys that must hold the number of classes; PointRend's point head has one of its own."""
+    """Keys that must hold the number of classes; PointRend's point head has its own key."""
     keys = [key for key in [_needs(cfg)[kind]] if key]
     if kind == "objects":
         points = keys and cfg.MODEL.MASK_ON and cfg.MODEL.ROI_MASK_HEAD.get("POINT_HEAD_ON", False)

@@ -1,8 +1,9 @@
-"""Where the classes are: a point for each class in each tile of each label, found once and kept in a file.
+"""Where each class is in the label images: one point per class and tile, found once and kept in a file.
 
-The file ``class_points_<tile>.jsonl`` has a line a label: its path, size in bytes and time of change, and its points.
-Lines are added while labels are read, so that an interrupted search goes on where it was; a label that has changed is
-read again; several processes may add lines at the same time, and of several lines for one label the last one counts.
+The file ``class_points_<tile>.jsonl`` has one line per label image: its path, its size in bytes, the time of its last
+change, and its points. Lines are added while labels are read, so an interrupted search continues where it stopped. A
+label that has changed is read again. Several processes may add lines at the same time; if there are several lines for
+one label, the last one counts.
 """
 
 import json
@@ -23,20 +24,21 @@ from .reading import BadImageError, read_labels
 
 logger = logging.getLogger(__name__)
 
-Points = list[list[int]]  #: [class number, row, column] each
+Points = list[list[int]]  #: one [class number, row, column] per point
 
 
 def points_of(labels: np.ndarray, *, tile: int) -> Points:
-    """A point for each value in each tile: the pixel with this value that is nearest to the mean of all of them.
+    """One point for each value in each tile: the pixel with this value that is nearest to the mean of all such pixels.
 
-    SFNet's code of 2020 takes the mean itself, where another class may be: a crop around it need not show the class.
+    SFNet's code of 2020 uses the mean itself. The pixel there may be of another class, and then a crop around it does
+    not always show the class.
 
     Args:
         labels: (H, W) whole numbers.
         tile: side of the square tiles in pixels; those at the lower and right border may be smaller.
 
     Returns:
-        [value, row, column], tile by tile from the upper left, by value in each.
+        [value, row, column] of each point, tile by tile from the upper left, ordered by value within a tile.
     """
     points: Points = []
     for top in range(0, labels.shape[0], tile):
@@ -55,20 +57,21 @@ def points_of(labels: np.ndarray, *, tile: int) -> Points:
 def find_points(
     records: Sequence[dict], *, tile: int, folder: str | os.PathLike, num_workers: int = 0, skip_bad: bool = False
 ) -> list[Points]:
-    """The points of the labels of all records, in their order; to be called by all processes.
+    """The points of the labels of all records, in the order of the records. All processes must call it.
 
-    The main process reads what the file in ``folder`` does not have, showing a bar, and sends all points to the others.
+    The main process reads the labels that are not yet in the file in ``folder``, with a progress bar, and sends all
+    points to the other processes.
 
     Args:
         records: in Detectron2's format, with "sem_seg_file_name".
         tile: see :func:`points_of`.
-        folder: of the file.
-        num_workers: processes that read labels; 0: this one.
-        skip_bad: labels that cannot be read have no points, which is logged, instead of raising.
+        folder: folder of the file with the points.
+        num_workers: number of processes that read labels; 0 reads them in this process.
+        skip_bad: log labels that cannot be read, and give them no points, instead of raising an error.
 
     Raises:
         ValueError: a record has no semantic labels; ``tile`` is below 1; a label cannot be read.
-        FileNotFoundError: a label is absent.
+        FileNotFoundError: a label does not exist.
     """
     if tile < 1:
         raise ValueError(f"DATALOADER.CLASS_UNIFORM.TILE must be at least one pixel, got {tile}")
@@ -104,17 +107,19 @@ def _find(labels: list[str], tile: int, folder: Path, num_workers: int, skip_bad
             _Labels(missing, tile, skip_bad),
             batch_size=None,
             num_workers=num_workers,
-            generator=torch.Generator(),  # or it would draw from the random numbers of the run
+            generator=torch.Generator(),  # without it the loader would draw from the random numbers of the run
         )
-        interval = 0.5 if sys.stderr.isatty() else 20  # without a terminal each refresh is a line of a log
+        interval = 0.5 if sys.stderr.isatty() else 20  # without a terminal, each refresh adds a line to the log
         shown = tqdm(
             reader, "classes in labels", len(missing), unit="label", mininterval=interval, maxinterval=interval
         )
-        with open(file, "ab", buffering=0) as out:  # whole lines at once: those of several processes do not mix
-            out.write(b"\n")  # ends a line that was cut
+        with open(
+            file, "ab", buffering=0
+        ) as out:  # unbuffered: each line is one write, so lines of several processes do not mix
+            out.write(b"\n")  # ends a line whose writing was interrupted
             for points, label in zip(shown, missing):
                 if isinstance(points, str):
-                    logger.warning("No class is looked for in a label: %s", points)
+                    logger.warning("A label is skipped in the search for classes: %s", points)
                     points = []
                 else:
                     out.write(json.dumps([label, stamps[label], points]).encode() + b"\n")
@@ -123,19 +128,19 @@ def _find(labels: list[str], tile: int, folder: Path, num_workers: int, skip_bad
 
 
 def _read(file: Path) -> dict[str, tuple[list[int], Points]]:
-    """Label -> (stamp, points) of the lines that are whole."""
+    """Label -> (stamp, points), from all complete lines."""
     known = {}
     for line in file.read_text().splitlines() if file.is_file() else ():
         try:
             label, stamp, points = json.loads(line)
-        except ValueError:  # cut while it was written, or empty
+        except ValueError:  # the line is empty, or its writing was interrupted
             continue
         known[label] = (stamp, points)
     return known
 
 
 def _stamp(label: str) -> list[int]:
-    """[bytes, nanoseconds of the last change]; of an absent file []: reading it says what is wrong."""
+    """[bytes, nanoseconds of the last change]; [] if there is no file: reading it raises the error."""
     path = PathManager.get_local_path(label)
     if not os.path.isfile(path):
         return []
@@ -144,7 +149,7 @@ def _stamp(label: str) -> list[int]:
 
 
 class _Labels:
-    """Index -> points of a label, or what is wrong with it."""
+    """Index -> points of a label, or the message that says why it cannot be read."""
 
     def __init__(self, paths: list[str], tile: int, skip_bad: bool):
         self._paths, self._tile, self._skip_bad = paths, tile, skip_bad

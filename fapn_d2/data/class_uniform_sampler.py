@@ -1,7 +1,7 @@
-"""Every class equally often: SFNet's code of 2020 trains on crops that hold a class, each class having as many.
+"""Class-uniform sampling: each class is shown equally often, as in SFNet's code of 2020.
 
-Indices 0 to n - 1 are the n images; those from n on are points in images (class_points.py), with which a record gets
-the key "class_point", and a crop has to hold it (augmentation.py).
+Indices 0 to n - 1 are the n images. Indices from n on are points in images (class_points.py): the record of a point has
+the key "class_point", and its crop must contain the point (cropping.py).
 """
 
 import itertools
@@ -22,13 +22,13 @@ SAMPLER_NAME = "ClassUniformSampler"
 
 
 class RecordsWithPoints(Dataset):
-    """The records of a data set, and behind them one for each point.
+    """The records of a data set, followed by one record per point.
 
     Args:
-        records: n records.
-        points: those of each record's labels.
-        num_classes: points of other values, which mark unlabelled pixels, are left out.
-        ignore_value: so is this one.
+        records: the n records of the data set.
+        points: the points of each record's label.
+        num_classes: number of classes; points with other values (unlabelled pixels) are left out.
+        ignore_value: points with this value are left out as well.
     """
 
     def __init__(self, records: Sequence[dict], points: Sequence[Points], *, num_classes: int, ignore_value: int):
@@ -39,14 +39,14 @@ class RecordsWithPoints(Dataset):
             if 0 <= point[0] < num_classes and point[0] != ignore_value
         ]
         self._records = records
-        #: (points, 4): index of the record, class, row, column. An array: workers share it.
+        #: (points, 4): index of the record, class, row, column. It is an array because workers can share its memory.
         self._points = np.array(rows, dtype=np.int64).reshape(-1, 4)
 
     def __len__(self) -> int:
         return len(self._records) + len(self._points)
 
     def __getitem__(self, index: int) -> dict:
-        """A record; those of points have "class_point": (row, column), a pixel of the image as stored."""
+        """A record. The record of a point has "class_point": (row, column) of a pixel in the image as stored."""
         if index < len(self._records):
             return self._records[index]
         record, _, row, column = self._points[index - len(self._records)].tolist()
@@ -54,7 +54,7 @@ class RecordsWithPoints(Dataset):
 
     @property
     def num_images(self) -> int:
-        """n."""
+        """The number n of images."""
         return len(self._records)
 
     @property
@@ -64,16 +64,17 @@ class RecordsWithPoints(Dataset):
 
 
 class ClassUniformSampler(Sampler):
-    """Endless indices of images and of points, for this rank; all ranks share one order, a function of the seed.
+    """Endless indices of images and points for this rank. All ranks share one order, which depends on the seed alone.
 
-    Points come in rounds, one of each class that there is, mixed with as many images as ``fraction`` asks for. The
-    points of a class take turns, and so do the images, each time in another order.
+    Points come in rounds. A round has one point of each class that occurs, mixed with as many images as ``fraction``
+    asks for. All points of a class are used before one is repeated, and so are all images; their order changes each
+    time.
 
     Args:
-        num_images: n; indices below are images.
-        classes: class of the points, which have the indices from n on.
-        fraction: part of the indices that are points, in (0, 1].
-        seed: the same on all ranks; None: a random one that they share.
+        num_images: the number n of images; indices below n are images.
+        classes: class of each point; the points have the indices from n on.
+        fraction: fraction of the indices that are points, in (0, 1].
+        seed: seed of the order, the same on all ranks; None draws a random one that all ranks share.
 
     Raises:
         ValueError: ``fraction`` is out of range, or there are no points.
@@ -89,7 +90,7 @@ class ClassUniformSampler(Sampler):
         if not len(classes):
             raise ValueError(f'DATALOADER.SAMPLER_TRAIN "{SAMPLER_NAME}" found no labelled pixel in the training data')
         self._points_of = {int(c): num_images + np.flatnonzero(classes == c) for c in np.unique(classes)}
-        # Numbers among the attributes are what a checkpoint holds, and those but the seed tell whether data changed.
+        # A checkpoint stores the attributes that are numbers. All but the seed tell whether the data changed.
         self._num_images = num_images
         self._fraction = float(fraction)
         self._data = zlib.crc32(classes.tobytes())
@@ -109,7 +110,7 @@ class ClassUniformSampler(Sampler):
         while True:
             owed += images_a_round
             indices = [next(of_class) for of_class in points]
-            # Rounding must not decide whether the last of several rounds' parts of an image counts.
+            # The tolerance keeps rounding errors from delaying an image that several rounds have summed up to.
             whole = int(owed + 1e-6)
             owed -= whole
             indices += itertools.islice(images, whole)
@@ -117,11 +118,14 @@ class ClassUniformSampler(Sampler):
 
 
 def log_classes(classes: np.ndarray, num_classes: int) -> None:
-    """Say how many points each class has, and which have none."""
+    """Log how many points each class has, and which classes have none."""
     counts = np.bincount(classes, minlength=num_classes)
     logger.info("Class-uniform sampling: points of classes 0 to %d: %s", num_classes - 1, counts.tolist())
     if absent := np.flatnonzero(counts == 0).tolist():
-        logger.warning("The training labels hold no pixel of the classes %s: the others share their part.", absent)
+        logger.warning(
+            "The training labels have no pixel of the classes %s; the other classes are shown more often instead.",
+            absent,
+        )
 
 
 def _shuffled(indices: np.ndarray, generator: torch.Generator) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""Crops as augmentations of Detectron2: resizing, padding and cropping in one step, crops around a point."""
+"""Crops as augmentations of Detectron2: resizing, padding and cropping in one step; crops around a point."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ from PIL import Image
 
 
 class PadToSize(T.Augmentation):
-    """Pad an image below ``size`` (H, W) up to it, half of what is missing on either side.
+    """Pad an image that is smaller than ``size`` (H, W), equally on both sides.
 
     Args:
         size: (H, W) in pixels.
-        image_value: colour of the padding, one number a channel in the order of INPUT.FORMAT.
+        image_value: colour of the padding, one number per channel in the order of INPUT.FORMAT.
         label_value: class number of the padding.
     """
 
@@ -48,23 +48,23 @@ class ColorPadTransform(PadTransform):
 
 
 class ResizedCrop(T.Augmentation):
-    """Resizing, padding and a random crop in one: only the crop is resized, not the whole image.
+    """Resizing, padding and a random crop in one step: only the crop is resized, not the whole image.
 
-    The draws are those of the three in turn, and so are labels; colours are theirs but for a level of 255 where
-    rounding decides, for Pillow takes the place of a crop in single precision.
+    Random numbers are drawn in the same order as by the three steps one after the other, and labels are identical.
+    Colours may differ by 1 of 255, because Pillow stores the position of the crop in single precision.
 
     Args:
-        resize: an augmentation of Detectron2's that resizes, or `RandomScale`.
-        crop: one of Detectron2's random crops, or an augmentation whose ``input_args`` say what it reads, as
-            `RandomCropAroundPoint`.
-        pad: None, or what comes between the two.
+        resize: a resizing augmentation of Detectron2, or `RandomScale`.
+        crop: a random crop of Detectron2, or an augmentation whose ``input_args`` name the inputs that it reads, such
+            as `RandomCropAroundPoint`.
+        pad: the padding between the two steps; None for no padding.
     """
 
     def __init__(self, resize: T.Augmentation, crop: T.Augmentation, *, pad: PadToSize | None = None):
         super().__init__()
         self.resize, self.crop, self.pad = resize, crop, pad
-        #: What Detectron2 hands to get_transform: "image", then what the crop reads besides. Detectron2 leaves it at
-        #: None in its own crops until their first use.
+        #: Inputs that Detectron2 passes to get_transform: "image", then the other inputs of the crop. In Detectron2's
+        #: own crops it is None until their first use.
         self.input_args = crop.input_args or (("image", "sem_seg") if self.reads_labels else ("image",))
 
     @property
@@ -75,7 +75,7 @@ class ResizedCrop(T.Augmentation):
     def get_transform(self, image: np.ndarray, *others) -> Transform:
         h, w = image.shape[:2]
         resize = self.resize.get_transform(image)
-        if not isinstance(resize, T.ResizeTransform):  # sizes of 0 mean: as it is
+        if not isinstance(resize, T.ResizeTransform):  # a size of 0 keeps the image as it is
             resize = T.ResizeTransform(h, w, h, w)
         size = (resize.new_h, resize.new_w)
         pad = T.NoOpTransform() if self.pad is None else self.pad.get_transform(_blank(*size))
@@ -83,7 +83,7 @@ class ResizedCrop(T.Augmentation):
         seen = dict(zip(self.input_args, (image, *others)))
         seen["image"] = _blank(*size)
         labels = seen.get("sem_seg")
-        if labels is not None:  # others than uint8 are resized by torch, which has no way to make a part
+        if labels is not None:  # torch resizes the other types, and cannot resize a part alone
             if labels.dtype == np.uint8:
                 seen["sem_seg"] = _LazyLabels(labels, size, resize, pad)
             else:
@@ -96,7 +96,7 @@ class ResizedCrop(T.Augmentation):
 
 
 class _LazyLabels:
-    """Labels of uint8 as they will be, of which only the parts that are asked for are made."""
+    """uint8 labels after resizing and padding; only the parts that are requested are computed."""
 
     def __init__(self, labels: np.ndarray, size: tuple[int, int], resize: T.ResizeTransform, pad: Transform):
         self.shape = size
@@ -109,12 +109,12 @@ class _LazyLabels:
 
 
 class ResizedCropTransform(Transform):
-    """What `ResizedCrop` does to one image: resize, pad and crop, as one step for images of uint8.
+    """The transform of `ResizedCrop` for one image: resize, pad and crop, in one step for uint8 images.
 
     Args:
-        resize: of all of the image.
-        pad: ``NoOpTransform``, or enlarges that.
-        crop: from what came out.
+        resize: resizing of the whole image.
+        pad: padding of the resized image, or ``NoOpTransform``.
+        crop: crop of the padded image.
     """
 
     def __init__(self, resize: T.ResizeTransform, pad: Transform, crop: CropTransform):
@@ -122,7 +122,7 @@ class ResizedCropTransform(Transform):
         self.steps = TransformList([resize, pad, crop])
         self._resize = resize
         top, left = (pad.y0, pad.x0) if isinstance(pad, PadTransform) else (0, 0)
-        # The crop in the resized image, which it leaves where there is padding.
+        # The position of the crop in the resized image. The crop extends beyond that image where there is padding.
         y, x = crop.y0 - top, crop.x0 - left
         rows = slice(max(y, 0), min(y + crop.h, resize.new_h))
         columns = slice(max(x, 0), min(x + crop.w, resize.new_w))
@@ -167,23 +167,28 @@ class ResizedCropTransform(Transform):
 
 
 def _source(part: slice, old: int, new: int) -> tuple[slice, float, float]:
-    """Which of ``old`` pixels are read for a part of the ``new`` ones, and where in them that begins and ends."""
+    """The source pixels (of ``old``) needed for a part of the ``new`` pixels, and the part's begin and end in them."""
     step = old / new
     begin, end = part.start * step, part.stop * step
-    margin = int(max(step, 1.0)) + 2  # what a filter reads beside; with short numbers single precision is precise
+    margin = (
+        int(max(step, 1.0)) + 2
+    )  # pixels that the filter reads beside the part; a short range keeps single precision accurate
     first, last = max(int(begin) - margin, 0), min(int(end) + margin + 1, old)
     return slice(first, last), begin - first, min(end - first, last - first)
 
 
 def _nearest(old: int, new: int) -> np.ndarray:
-    """For each of ``new`` pixels the one of ``old`` that Pillow takes, which adds up steps: ties fall as sums round."""
+    """The source pixel (of ``old``) that Pillow chooses for each of the ``new`` pixels.
+
+    Pillow accumulates the step, so we do the same: otherwise ties would be rounded differently.
+    """
     steps = np.full(new, old / new)
     steps[0] /= 2
     return np.add.accumulate(steps).astype(np.intp)
 
 
 def _blank(h: int, w: int) -> np.ndarray:
-    """(H, W) zeros that take no memory, for augmentations that look at sizes only."""
+    """(H, W) zeros that use no memory, for augmentations that only read the size."""
     return np.broadcast_to(np.uint8(0), (h, w))
 
 
@@ -191,17 +196,17 @@ class RandomCropAroundPoint(T.Augmentation):
     """A random crop that contains the point of its input, if the input has one.
 
     Args:
-        kind, size: as Detectron2's ``RandomCrop``.
-        centred: with the point in the middle, as far as the image goes, instead of anywhere.
-        max_area: largest part of the labelled pixels in a crop that one class may have; ten crops are tried.
-        ignore_value: marks pixels that are not labelled.
+        kind, size: those of Detectron2's ``RandomCrop``.
+        centred: put the point in the middle of the crop, as far as the image allows, instead of anywhere in it.
+        max_area: largest fraction of the labelled pixels in a crop that one class may cover; ten crops are tried.
+        ignore_value: value of pixels that are not labelled.
     """
 
     input_args = ("image", "sem_seg", "class_point")
 
     def __init__(self, kind: str, size: Sequence[float], *, centred: bool, max_area: float, ignore_value: int):
         super().__init__()
-        self.kind, self.size = kind, tuple(size)  # by which it is printed
+        self.kind, self.size = kind, tuple(size)  # these attributes are printed by repr()
         self.sizes = T.RandomCrop(kind, size)
         self.without_point = T.RandomCrop_CategoryAreaConstraint(kind, size, max_area, ignore_value)
         self.centred, self.max_area, self.ignore_value = centred, max_area, ignore_value
@@ -217,7 +222,7 @@ class RandomCropAroundPoint(T.Augmentation):
         return CropTransform(x, y, size[1], size[0])
 
     def _start(self, point: int, window: int, length: int) -> int:
-        """First pixel of ``window`` pixels in a side of ``length`` that hold ``point``."""
+        """First pixel of a window of ``window`` pixels, in a side of ``length`` pixels, that contains ``point``."""
         least, greatest = max(point - window + 1, 0), min(point, length - window)
         if self.centred:
             return min(max(point - window // 2, least), greatest)
@@ -230,21 +235,21 @@ class RandomCropAroundPoint(T.Augmentation):
 
 
 class PointInput(T.AugInput):
-    """Detectron2's input of augmentations with a point that goes with the image, for augmentations to heed.
+    """Detectron2's input of augmentations, with a point that is transformed together with the image.
 
     Args:
-        image, sem_seg: as ``AugInput``.
+        image, sem_seg: those of ``AugInput``.
         class_point: (row, column) of a pixel, or None.
     """
 
     def __init__(self, image: np.ndarray, *, sem_seg: np.ndarray | None = None, class_point: tuple | None = None):
         super().__init__(image, sem_seg=sem_seg)
-        # The middle of the pixel, as coordinates of transforms count from corners of pixels.
+        # The middle of the pixel, because transforms count coordinates from the corners of pixels.
         self._xy = None if class_point is None else np.array([[class_point[1] + 0.5, class_point[0] + 0.5]])
 
     @property
     def class_point(self) -> tuple[int, int] | None:
-        """(row, column) of the pixel where the point now is."""
+        """(row, column) of the pixel where the point is after the transforms so far."""
         return None if self._xy is None else (int(self._xy[0, 1]), int(self._xy[0, 0]))
 
     def transform(self, tfm: Transform) -> None:

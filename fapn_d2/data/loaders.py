@@ -26,8 +26,9 @@ def build_train_loader(
     Args:
         cfg: DATASETS, DATALOADER, INPUT and SOLVER.IMS_PER_BATCH are read.
         mapper: record -> sample; default :class:`PyramidDatasetMapper`.
-        sampler: order of the records; default the one that DATALOADER.SAMPLER_TRAIN names: one of Detectron2's, or
-            "ClassUniformSampler", with which records may have "class_point" (class_uniform_sampler.py).
+        sampler: order of the records. The default is the sampler that DATALOADER.SAMPLER_TRAIN names: one of
+            Detectron2's, or "ClassUniformSampler", with which records may have "class_point"
+            (class_uniform_sampler.py).
 
     Raises:
         ValueError, FileNotFoundError: see :func:`find_points` and :class:`ClassUniformSampler`.
@@ -39,7 +40,7 @@ def build_train_loader(
         min_keypoints=keypoints,
         proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
     )
-    # Packed once and shared, also between processes that are forked.
+    # Serialized once and shared, also between forked processes.
     dataset = images = DatasetFromList(records, copy=False)
     if sampler is None and cfg.DATALOADER.SAMPLER_TRAIN == SAMPLER_NAME:
         dataset, sampler = _class_uniform(cfg, images)
@@ -66,7 +67,7 @@ def _class_uniform(cfg: CfgNode, images: DatasetFromList) -> tuple[RecordsWithPo
 
 
 def build_test_loader(cfg: CfgNode, name: str, *, mapper: Callable | None = None):
-    """Each image of the data set ``name`` once, divided among the processes, one image a batch.
+    """Each image of the data set ``name`` once, divided among the processes, one image per batch.
 
     Args:
         cfg: DATALOADER and INPUT are read.

@@ -1,4 +1,4 @@
-"""From a record of a data set to what a model takes."""
+"""From a record of a data set to the input of a model."""
 
 import copy
 from importlib.util import find_spec
@@ -19,20 +19,21 @@ from .reading import BadImageError, check_labels, read_image, read_labels
 
 
 class PyramidDatasetMapper(DatasetMapper):
-    """Detectron2's mapper for records with objects (``annotations``), regions (``sem_seg_file_name``) or both, with
-    other augmentations and an answer to broken files.
+    """Detectron2's mapper for records with objects (``annotations``), regions (``sem_seg_file_name``) or both.
 
-    Differences from ``DatasetMapper``: the augmentations of :func:`build_augmentations`; files that cannot be read and
-    class numbers that the model does not have raise errors that name the file; labels are read as stored; in inference
-    no labels are read at all (evaluators read their own); under ``mask_format="bitmask"`` polygons stay polygons up to
-    the last step, so that they can be cropped without shapely; images that lose all their objects in a crop keep
-    working.
+    Differences from ``DatasetMapper``:
+
+    - The augmentations are those of :func:`build_augmentations`.
+    - Errors name the file that cannot be read or that holds class numbers which the model does not have.
+    - Labels are read as stored. In inference no labels are read at all (evaluators read their own).
+    - With ``mask_format="bitmask"`` polygons stay polygons up to the last step, so cropping does not need shapely.
+    - A crop may contain none of the objects of its image.
 
     Args:
         is_train: whether labels are read and returned.
-        num_classes: class numbers 0..num_classes-1 may occur in semantic labels.
-        ignore_value: so may this one.
-        **kwargs: those of ``DatasetMapper``.
+        num_classes: number of classes; semantic labels may hold 0..num_classes-1.
+        ignore_value: value that semantic labels may hold as well, for pixels that are not labelled.
+        **kwargs: arguments of ``DatasetMapper``.
     """
 
     @configurable
@@ -61,16 +62,16 @@ class PyramidDatasetMapper(DatasetMapper):
         """Read, augment and pack one record.
 
         Args:
-            dataset_dict: a record in Detectron2's format, with "class_point" (row, column) if crops are to hold this
-                pixel; is not changed.
+            dataset_dict: a record in Detectron2's format; it is not changed. "class_point" (row, column), if present,
+                is a pixel that the crop must contain.
 
         Returns:
             The record with "image" (C, H, W) of the type read from the file; in training also "sem_seg" (H, W) int64
             and "instances", where the record has such labels.
 
         Raises:
-            FileNotFoundError: image or label is absent.
-            BadImageError: one of them cannot be read, or their sizes or the record's differ.
+            FileNotFoundError: the image or the label does not exist.
+            BadImageError: one of them cannot be read, or their sizes differ from each other or from the record.
             ValueError: the labels do not fit the model.
         """
         _keep_opencv_to_one_thread()
@@ -122,7 +123,7 @@ class PyramidDatasetMapper(DatasetMapper):
         kept = [a for a in annotations if a.get("iscrowd", 0) == 0]
         transformed = [self._annotation(a, transforms, shape, path) for a in kept]
         instances = detection_utils.annotations_to_instances(transformed, shape, mask_format=self.instance_mask_format)
-        # An object cut by a crop fills less than its cut box. Without objects there is no field of masks either.
+        # What a crop leaves of an object may not fill its cropped box. Instances without objects have no masks.
         if self.recompute_boxes and instances.has("gt_masks"):
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         return detection_utils.filter_empty_instances(instances)
@@ -145,13 +146,13 @@ class PyramidDatasetMapper(DatasetMapper):
             annotation, transforms, shape, keypoint_hflip_indices=self.keypoint_hflip_indices
         )
         if draw:
-            # Corners may leave the image; drawing them cuts them off, for which fvcore's crop needs shapely.
+            # Corners may lie outside the crop. Drawing cuts them off; fvcore's crop would need shapely for that.
             moved = [transforms.apply_coords(np.reshape(p, (-1, 2)).astype(float)).ravel() for p in segmentation]
             annotation["segmentation"] = polygons_to_bitmask(moved, *shape)
         return annotation
 
 
 def _keep_opencv_to_one_thread() -> None:
-    # Each loader process would start a thread for every core, and all of them would fight for the same cores.
+    # Otherwise each loader process would start one thread per core, and all processes would compete for the cores.
     if get_worker_info() is not None and cv2.getNumThreads() > 1:
         cv2.setNumThreads(0)

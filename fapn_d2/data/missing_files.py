@@ -1,4 +1,4 @@
-"""Whether the files of a data set are where its metadata say, without opening an image."""
+"""Check that the files of a data set exist where its metadata say, without opening an image."""
 
 import json
 import mmap
@@ -18,16 +18,21 @@ _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 def check_files(name: str) -> None:
-    """Compare what the metadata of ``name`` point to with what is on disk.
+    """Compare the files that the metadata of ``name`` point to with the files on disk.
 
-    COCO-like data sets: each image, semantic label and panoptic PNG that the JSON files mention. Folders of images and
-    labels: one label an image and the reverse. Cityscapes: the same, city by city. Others: the files of the records.
-    Places that are no local paths ("s3://...") are taken on trust.
+    What is checked:
+
+    - Data sets in COCO's format: each image, semantic label and panoptic PNG that the JSON files mention.
+    - Folders of images and labels: each image has one label and each label has one image.
+    - Cityscapes: the same, city by city.
+    - Other data sets: the files of the records.
+
+    Paths that are not local ("s3://...") are not checked.
 
     Raises:
-        FileNotFoundError: a file or folder is absent, empty or half there; names it, counts what is missing, and says
-            how to fix it.
-        ValueError: annotations are cut short.
+        FileNotFoundError: a file or folder is missing, empty or incomplete; the message names it, counts the missing
+            files, and says how to fix it.
+        ValueError: a file of annotations is incomplete.
     """
     metadata = MetadataCatalog.get(name)
     places = {key: str(metadata.get(key)) for key in _PLACES if metadata.get(key)}
@@ -49,8 +54,8 @@ def check_files(name: str) -> None:
 def file_names(json_file: str) -> list[str]:
     """Every "file_name" in a JSON file, in order.
 
-    Found by a search through the bytes: parsing the 450 MB of COCO's training annotations takes half a minute, and
-    the loader will do it anyway.
+    The names are found by a search through the bytes. Parsing the 450 MB of COCO's training annotations would take half
+    a minute, and the loader parses them anyway.
 
     Raises:
         ValueError: the file does not end as JSON does.
@@ -80,7 +85,7 @@ def _check_json(places: dict[str, str], fix: str) -> None:
 
 
 def _check_listed(root: str, names: Iterable[str], what: str, source: str, fix: str) -> None:
-    """``names``, relative to ``root``, must exist as ``source`` says."""
+    """Raise an error if one of ``names``, which ``source`` lists, is not a file below ``root``."""
     if not os.path.isdir(root):
         raise FileNotFoundError(f"folder {root} is absent; expected the {what} of {source} in it. {fix}")
     names = set(names)
@@ -92,7 +97,7 @@ def _check_listed(root: str, names: Iterable[str], what: str, source: str, fix: 
 
 
 def _missing(root: str, names: Iterable[str]) -> list[str]:
-    """Those of ``names`` that are no files below ``root``. Lists each folder once instead of asking for each file."""
+    """Those of ``names`` that do not exist below ``root``. Lists each folder once, instead of one look-up per file."""
     present: dict[str, set[str]] = {}
     missing = []
     for name in names:

@@ -1,4 +1,4 @@
-"""Scores of predictions: which evaluator a data set needs, and those that Detectron2 lacks."""
+"""Evaluation: the evaluators that Detectron2 lacks, and the choice of the evaluators for a data set."""
 
 from .boundary_iou import BoundaryConfusion
 from .build import EVALUATORS, build_evaluator

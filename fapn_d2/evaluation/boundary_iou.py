@@ -1,15 +1,15 @@
 """Mean IoU on boundary pixels (FaPN, Section 4.2 and Table 2).
 
 The paper says in a footnote that n pixels around the outline of each object are boundary pixels, n in {3, 5, 8, 12}.
-What that leaves open is settled here:
+It leaves the following open; we chose:
 
-- The outlines are those of the semantic label map (the measure is a semantic one; instances of a class that touch have
-  no outline between them), and void is a label like another, so that an object has an outline against void too.
-- A pixel is a boundary pixel of width n if a pixel of another label lies within a Euclidean distance of n. Along a
-  straight outline these are the n pixels next to it on either side. The border of the image is no outline.
+- The outlines are those of the semantic label map, because the measure is a semantic one. Touching instances of one
+  class have no outline between them. Void counts as a label, so an object also has an outline against void.
+- A pixel is a boundary pixel of width n if a pixel with another label lies within a Euclidean distance of n. Along a
+  straight outline these are the n pixels next to it on either side. The border of the image is not an outline.
 - The outlines are those of the ground truth. Void pixels are not scored.
-- For each width there is one confusion matrix over the data set, restricted to its boundary pixels; mIoU is the mean
-  over the classes that occur in the ground truth there, as in Detectron2's ``SemSegEvaluator``. The summary is the
+- For each width there is one confusion matrix over the boundary pixels of the whole data set. The mIoU is the mean over
+  the classes that occur in the ground truth of these pixels, as in Detectron2's ``SemSegEvaluator``. The summary is the
   mean over the widths, as in the table.
 """
 
@@ -26,18 +26,18 @@ PAPER_WIDTHS = (3, 5, 8, 12)
 
 
 def boundary_rings(labels: np.ndarray, widths: Sequence[int] = PAPER_WIDTHS) -> np.ndarray:
-    """Which boundary bands each pixel lies in.
+    """The narrowest boundary band of each pixel.
 
     Args:
         labels: H,W integers, void included, all in 0..65535.
         widths: widths of the bands in pixels, ascending.
 
     Returns:
-        H,W uint8: index of the narrowest width whose band holds the pixel (it lies in all wider ones too);
-        ``len(widths)`` where no band does.
+        H,W uint8: index of the narrowest width whose band contains the pixel (all wider bands contain it too);
+        ``len(widths)`` for pixels in no band.
     """
-    # A disk holds two labels if and only if its largest and smallest label differ: a dilation and an erosion by the
-    # disk find all such pixels at once. OpenCV lets pixels outside the image decide neither.
+    # A disk contains two labels if and only if its largest and smallest label differ. A dilation and an erosion by the
+    # disk find all such pixels at once. In OpenCV, pixels outside the image affect neither.
     labels = labels.astype(np.uint8 if labels.size and labels.max() < 256 else np.uint16)
     rings = np.full(labels.shape, len(widths), np.uint8)
     for width in widths:
@@ -52,7 +52,7 @@ def _disk(radius: int) -> np.ndarray:
 
 
 class BoundaryConfusion:
-    """Confusion matrices on boundary pixels, one a width, summed over images and processes.
+    """Confusion matrices on boundary pixels, one per width, summed over images and processes.
 
     Args:
         num_classes: number of classes C; predictions are 0..C-1.
@@ -103,7 +103,7 @@ class BoundaryConfusion:
         self._rings += count(index, lengths[counted], self._rings.size).reshape(self._rings.shape)
 
     def matrices(self) -> np.ndarray:
-        """len(widths),C,C counts of all processes; [i, truth, prediction] of the band of ``widths[i]``.
+        """len(widths),C,C counts of all processes, indexed [i, truth, prediction] for the band of ``widths[i]``.
 
         All processes must call it.
         """

@@ -1,4 +1,4 @@
-"""Which evaluators a data set needs."""
+"""The choice of the evaluators for a data set."""
 
 import logging
 import os

@@ -14,11 +14,11 @@ logger = logging.getLogger(__name__)
 
 
 class FastCOCOEvaluator(COCOEvaluator):
-    """Detectron2's ``COCOEvaluator`` with hotcoco, which gives pycocotools' numbers, for boxes and masks.
+    """Detectron2's ``COCOEvaluator`` with hotcoco, which computes the same numbers as pycocotools, for boxes and masks.
 
-    Arguments and results are the parent's: AP, AP50, AP75, APs, APm, APl and the AP of each class, for "bbox" and
-    "segm". Without hotcoco, for keypoints, and where hotcoco cannot read the annotations (it wants whole numbers as
-    image ids, for example), everything is the parent's.
+    Arguments and results are those of the parent class: AP, AP50, AP75, APs, APm, APl and the AP of each class, for
+    "bbox" and "segm". The parent class does the work if hotcoco is not installed, for keypoints, and if hotcoco cannot
+    read the annotations (for example, it requires whole numbers as image ids).
     """
 
     def _eval_predictions(self, predictions: list[dict], img_ids: list[int] | None = None) -> None:
@@ -67,7 +67,7 @@ class FastCOCOEvaluator(COCOEvaluator):
         import hotcoco
 
         if task == "segm":
-            # With a box the size of an object would be the box's; masks are small, medium and large by their own area.
+            # Without boxes, the areas of masks decide which objects are small, medium and large; otherwise boxes would.
             results = [{k: v for k, v in r.items() if k != "bbox"} for r in results]
         scored = hotcoco.COCOeval(truth, truth.loadRes(results), task)
         scored.params.maxDets = list(self._max_dets_per_image)
@@ -76,7 +76,7 @@ class FastCOCOEvaluator(COCOEvaluator):
         scored.evaluate()
         scored.accumulate()
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="hotcoco: max_dets differ")  # that is what was asked for
+            warnings.filterwarnings("ignore", message="hotcoco: max_dets differ")  # these limits were requested
             scored.summarize()
         return scored
 

@@ -1,4 +1,4 @@
-"""Bringing the counts of all processes together. No process needs another's disk."""
+"""Gathering the counts of all processes, without a shared disk."""
 
 import numpy as np
 from detectron2.utils import comm
@@ -15,11 +15,11 @@ def concatenate_over_processes(rows: list) -> list:
 
 
 def require_every_image(seen: list[str], expected: list[str], what: str) -> None:
-    """Refuse to call the score of a part, or of images counted twice, the score of the data set.
+    """Check that each image was predicted once, because a score of a part of the images is not that of the data set.
 
     Raises:
-        ValueError: images of ``expected`` that are missing in ``seen``, that are there twice, or that are unknown,
-            counted and the first three of each named.
+        ValueError: images of ``expected`` are missing in ``seen``, or ``seen`` holds an image twice or an unknown one.
+            The message counts them and names the first three of each kind.
     """
     known = set(expected)
     counts: dict[str, int] = {}

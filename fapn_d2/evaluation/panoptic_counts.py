@@ -1,15 +1,15 @@
-"""Panoptic quality by counting, equal to panopticapi and many times as fast.
+"""Panoptic quality by counting: the same numbers as panopticapi, many times as fast.
 
 A. Kirillov et al., "Panoptic Segmentation", CVPR 2019, Section 4: a predicted and a true segment of one category match
 where their IoU exceeds 1/2. For each category, SQ is the mean IoU of the matches, RQ = TP / (TP + FP/2 + FN/2), and
-PQ = SQ * RQ. What the paper leaves to the code follows panopticapi:
+PQ = SQ * RQ. Where the paper leaves details to the code, we follow panopticapi:
 
 - Void (id 0) does not count towards the union of a prediction.
-- A crowd matches nothing and is not missed. A prediction more than half of which lies on void and on the crowd of its
-  category (the last listed, should there be several) is no false positive.
+- A crowd cannot be matched and is not counted as missed. A prediction is not a false positive if more than half of it
+  lies on void and on the crowd of its category (on the last listed crowd if there are several).
 - The area of a true segment is the one that the annotation states.
 - Ids in the ground truth image that its annotation does not list belong to no segment and are not void.
-- A mean is over the categories that occur, in ground truth or prediction.
+- Means are over the categories that occur in the ground truth or the predictions.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ VOID = 0
 
 
 class PanopticCounts:
-    """Sums of IoU, and numbers of true positives, false positives and false negatives, of each category.
+    """Sums of IoU and numbers of true positives, false positives and false negatives, for each category.
 
     Args:
         categories: with "id" and "isthing", as in COCO's panoptic annotations.
@@ -54,14 +54,14 @@ class PanopticCounts:
             prediction_segments: with "id" and "category_id".
 
         Raises:
-            ValueError: sizes differ; a predicted id is in the image but not listed or the reverse; a category is
-                unknown.
+            ValueError: the sizes differ, a predicted id is in the image but not listed (or the reverse), or a category
+                is unknown.
         """
         if truth.shape != prediction.shape:
             raise ValueError(f"prediction is {prediction.shape}, ground truth {truth.shape} (H, W)")
         true = {segment["id"]: segment for segment in truth_segments}
         found = {segment["id"]: segment for segment in prediction_segments}
-        # pairs[i + 1, j + 1]: pixels on the i-th true and the j-th predicted segment; row and column 0: on none listed.
+        # pairs[i + 1, j + 1]: pixels on the i-th true and the j-th predicted segment; row and column 0: on no segment.
         lengths, truth, prediction = runs(truth, prediction)
         true_index, found_index = _positions(truth, [*true]), _positions(prediction, [*found])
         shape = len(true) + 1, len(found) + 1
@@ -114,9 +114,9 @@ class PanopticCounts:
             raise ValueError(f"predicted segment {unlisted[0]} is in the image but not listed")
 
     def scores(self) -> dict[str, float]:
-        """PQ, SQ, RQ in percent; of things with ``_th``, of stuff with ``_st``; NaN where none occurs.
+        """PQ, SQ, RQ in percent; for things with ``_th``, for stuff with ``_st``; NaN if no category occurs.
 
-        The same in all processes; all must call it.
+        All processes must call it, and all get the same numbers.
         """
         iou, tp, fp, fn = sum_over_processes(self._sums).T
         occurs = tp + fp + fn > 0

@@ -1,7 +1,7 @@
 """Counting label maps run by run instead of pixel by pixel.
 
-In a label map most pixels equal their left neighbour. Tables over the values of several maps need one look at each
-stretch where all of them stay the same, which are tens of times fewer than the pixels.
+In a label map most pixels equal their left neighbour. To count values of several maps, it is enough to look once at
+each stretch of pixels in which all maps stay the same. There are tens of times fewer stretches than pixels.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ def runs(*maps: np.ndarray) -> tuple[np.ndarray, ...]:
         *maps: arrays of one shape.
 
     Returns:
-        Length of each stretch (int64), and for each map its value there, in the map's type.
+        Length of each stretch (int64), and for each map its value in each stretch, in the map's type.
     """
     flat = [np.ascontiguousarray(values).ravel() for values in maps]
     if not flat[0].size:
@@ -28,6 +28,6 @@ def runs(*maps: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def count(index: np.ndarray, lengths: np.ndarray, size: int) -> np.ndarray:
-    """``size`` int64 sums: of the lengths of the stretches with each index."""
+    """(size,) int64: for each index, the sum of the lengths of its stretches."""
     # sums of whole numbers in float64 are exact up to 2^53 pixels
     return np.bincount(index, weights=lengths, minlength=size).astype(np.int64)

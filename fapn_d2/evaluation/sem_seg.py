@@ -1,8 +1,8 @@
-"""Mean IoU and its kin from one confusion matrix.
+"""Mean IoU and related scores from one confusion matrix.
 
 Detectron2's ``SemSegEvaluator`` counts on the CPU, encodes every prediction as run lengths and computes boundary IoU
-with OpenCV, which together cost more than a small network; up to 2024 it cannot read labels under numpy 2. This one
-counts where the prediction is and keeps nothing else; its numbers are Detectron2's.
+with OpenCV, which together take longer than a small network; up to 2024 it cannot read labels under numpy 2. The
+evaluator here counts on the device of the prediction and keeps only the counts. Its numbers equal Detectron2's.
 
 Letters: K classes; H, W height and width of the image as stored.
 """
@@ -35,7 +35,7 @@ def confusion_matrix(prediction: torch.Tensor, truth: torch.Tensor, num_classes:
 
     Args:
         prediction: (H, W) integers in [0, K).
-        truth: (H, W) integers in [0, K]; K is "not labelled" and not counted.
+        truth: (H, W) integers in [0, K]; pixels with K are not labelled and not counted.
         num_classes: K.
 
     Returns:
@@ -48,7 +48,7 @@ def confusion_matrix(prediction: torch.Tensor, truth: torch.Tensor, num_classes:
 
 def class_map(scores: torch.Tensor) -> torch.Tensor:
     """(H, W) int64 class with the highest of (K, H, W) scores."""
-    # argmax, for one and the same result, takes almost three times as long on the CPU
+    # argmax gives the same result but takes almost three times as long on the CPU
     return scores.max(dim=0).indices
 
 

@@ -1,7 +1,7 @@
-"""Semantic networks as ONNX files that have been compared with PyTorch before they are called good.
+"""Export of semantic networks as ONNX files, each compared with PyTorch before it is accepted.
 
-FaPN's deformable convolution becomes DeformConv, which onnxruntime 1.23 and other runtimes do not have; there
-``grid_sample`` writes it as GridSample and MatMul.
+FaPN's deformable convolution is written as the operator DeformConv. onnxruntime 1.23 and other runtimes lack it; for
+these, ``grid_sample`` writes the convolution as GridSample and MatMul.
 
 Legend: N images, K classes, H x W size of the images.
 """
@@ -27,11 +27,11 @@ from .onnx_check import TOLERANCE, Comparison, compare, hint_about
 
 logger = logging.getLogger(__name__)
 
-#: GridSample, which warps by a flow, is known from 16 on, DeformConv from 19; PyTorch's exporter writes 18 and later.
+#: ONNX has GridSample (which warps by a flow) from opset 16 on, DeformConv from 19. PyTorch writes 18 and later.
 LEAST_OPSET, OPSET = 18, 20
-#: The network is traced on two images of this size; with free sizes nothing in the file depends on it.
+#: The network is traced on two images of this size. With free sizes, nothing in the file depends on it.
 _TRACED = (120, 168)
-#: Where a file with free sizes is compared, besides at the size that is asked for: odd sides, and a batch.
+#: Sizes (N, H, W) at which a file with free sizes is compared, besides the requested size: odd sides, and a batch.
 _CHECKED = ((1, 97, 131), (2, 64, 150), (1, 225, 161), (1, 128, 128))
 
 
@@ -46,7 +46,7 @@ class Export:
 
     @property
     def text(self) -> str:
-        """As a table of the sizes at which file and network were compared."""
+        """A table of the sizes at which file and network were compared."""
         sizes = "any height, width and batch" if self.free_size else "one size"
         lines = [
             f"{self.path}: {self.path.stat().st_size / 1e6:.1f} MB, opset {self.opset}, {sizes}",
@@ -71,26 +71,26 @@ def export_onnx(
     uint8: bool = False,
     grid_sample: bool = False,
 ) -> Export:
-    """Write a network as ONNX, compare the file with it by onnxruntime, and refuse one that differs.
+    """Write a network as ONNX and compare the file, run by onnxruntime, with the network.
 
-    The file takes ``image`` (N,3,H,W) and gives ``logits`` (N,K,H,W); what the image must be stands in its metadata,
-    with the classes and where it comes from.
+    The input of the file is ``image`` (N,3,H,W), its output ``logits`` (N,K,H,W). Its metadata describe the format of
+    the image, the classes, and the origin of the network.
 
     Args:
-        model: on the CPU; see :class:`ExportedSegmentor`.
-        cfg: its config, for the metadata.
-        path: of the file; its folder is made if need be.
-        size: (H,W) to compare at; with ``static`` the size of the network's images.
-        static: H, W and N = 1 are fixed, for networks or runtimes that need it.
+        model: the network, on the CPU; see :class:`ExportedSegmentor`.
+        cfg: the config of the network, for the metadata.
+        path: path of the file; its folder is created if it does not exist.
+        size: (H,W) of an additional comparison; with ``static`` the size of the network's images.
+        static: fix H, W and N = 1, for networks or runtimes that need it.
         opset: version of ONNX's operators.
-        labels: a second output ``labels`` (N,H,W) int64, the class with the highest logit.
-        uint8: the image is uint8 instead of float32.
-        grid_sample: deformable convolutions without DeformConv, for runtimes that lack it.
+        labels: add a second output ``labels`` (N,H,W) int64, the class with the highest logit.
+        uint8: make the type of the image uint8 instead of float32.
+        grid_sample: write deformable convolutions without DeformConv, for runtimes that lack it.
 
     Raises:
         ValueError: a package is missing, an argument is out of range, the network is of another kind or cannot be
-            exported so, or the file differs from the network: it is then left under ``*.mismatch.onnx`` and nothing
-            is at ``path``.
+            exported in this way, or the file differs from the network. A file that differs is kept as
+            ``*.mismatch.onnx``, and there is no file at ``path``.
     """
     require_packages()
     path = Path(path)
@@ -102,10 +102,10 @@ def export_onnx(
     wanted = _sizes(size, static=static)
     exported = ExportedSegmentor(model, labels=labels)
     if grid_sample:
-        exported = copy.deepcopy(exported)  # the network itself stays what the file is compared with
+        exported = copy.deepcopy(exported)  # the file is compared with the unchanged network
         sample_deform_convs(exported)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)  # whatever happens, an older file must not pass for the new one
+    path.unlink(missing_ok=True)  # if the export fails, an older file must not be mistaken for the new one
     mismatch = path.with_suffix(".mismatch.onnx")
     _write(exported, mismatch, shape=wanted[0], static=static, opset=opset, uint8=uint8)
     _describe(mismatch, cfg, opset=opset, labels=labels, uint8=uint8)
@@ -116,7 +116,7 @@ def export_onnx(
 
 
 def require_packages() -> None:
-    """Raises ValueError, with the command that installs them, where the packages of the extra are missing."""
+    """Raise ValueError, with the command that installs it, if a package of the extra "export" is missing."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         try:
             importlib.import_module(name)
@@ -136,7 +136,7 @@ def _check_opset(opset: int) -> None:
 
 
 def _sizes(size: tuple[int, int] | None, *, static: bool) -> list[tuple[int, int, int]]:
-    """(N,H,W) of all comparisons: three images of a fixed size, or three sizes."""
+    """(N,H,W) of all comparisons: three images of the fixed size, or several sizes."""
     if static:
         return [(1, *size)] * 3
     return [*([(1, *size)] if size else []), *_CHECKED]
@@ -171,19 +171,20 @@ def _write(
 
 
 def _describe(path: Path, cfg: CfgNode, *, opset: int, labels: bool, uint8: bool) -> None:
-    """Put what a user of the file must know, and where it comes from, into its metadata; check the file."""
+    """Write the format of the input and output and the origin of the network into the metadata; check the file."""
     import onnx
 
     model = onnx.load(path)
     written = next(entry.version for entry in model.opset_import if not entry.domain)
-    if written != opset:  # the converter leaves a file as it is where it cannot convert it
+    if written != opset:  # the converter returns a file unchanged if it cannot convert it
         raise ValueError(f"{path} is of opset {written}: PyTorch could not write this network as opset {opset}")
     model.producer_name, model.producer_version = "fapn_d2", __version__
     names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("stuff_classes") if cfg.DATASETS.TEST else None
     facts = {
         "input": f"image: N x {len(cfg.MODEL.PIXEL_MEAN)} x H x W, {'uint8' if uint8 else 'float32'}, 0 to 255, "
-        f"{cfg.INPUT.FORMAT}; mean and deviation are taken off inside",
-        "output": "logits: N x classes x H x W" + ("; labels: N x H x W, the highest of them" if labels else ""),
+        f"{cfg.INPUT.FORMAT}; the network subtracts the mean and divides by the deviation itself",
+        "output": "logits: N x classes x H x W"
+        + ("; labels: N x H x W, the class with the highest logit" if labels else ""),
         "color_order": cfg.INPUT.FORMAT,
         "pixel_mean": json.dumps(list(cfg.MODEL.PIXEL_MEAN)),
         "pixel_std": json.dumps(list(cfg.MODEL.PIXEL_STD)),
@@ -204,7 +205,7 @@ def _describe(path: Path, cfg: CfgNode, *, opset: int, labels: bool, uint8: bool
 
 
 def _refuse_mismatch(comparisons: Sequence[Comparison], path: Path) -> None:
-    # "not <=": a difference that is not a number is one
+    # "not <=" also catches a difference that is NaN
     wrong = [c for c in comparisons if not c.difference <= TOLERANCE or not c.labels_agree]
     if wrong:
         sizes = "; ".join(
@@ -212,6 +213,6 @@ def _refuse_mismatch(comparisons: Sequence[Comparison], path: Path) -> None:
             for c in wrong
         )
         raise ValueError(
-            f"{path} is not the network: its logits differ by more than {TOLERANCE:g} of the largest one "
+            f"{path} does not equal the network: its logits differ by more than {TOLERANCE:g} of the largest one "
             f"(images: difference: {sizes}). It is kept for inspection only"
         )

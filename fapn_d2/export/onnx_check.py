@@ -1,4 +1,4 @@
-"""An ONNX file beside the network that it was written from, on the same images.
+"""Comparison of an ONNX file with the network that it was written from, on the same images.
 
 Legend: N images, K classes, H x W size of the images.
 """
@@ -14,20 +14,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Largest difference of logits, as a part of the largest logit, that a good file has; float32 rounding is far below.
+#: Largest accepted difference of logits, relative to the largest logit. Rounding in float32 is far below it.
 TOLERANCE = 1e-4
 _REPEATS = 3
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What file and network give for the same images."""
+    """Results of file and network for the same images."""
 
     size: tuple[int, int, int]  #: (N,H,W)
     difference: float  #: largest difference of logits over the largest logit; inf where shapes differ
-    labels_agree: bool  #: each label of the file has, in the network, the highest logit up to TOLERANCE
-    torch_s: float  #: median seconds of the whole network on the CPU, with PyTorch's number of threads
-    onnxruntime_s: float  #: the same of the file, with as many threads
+    labels_agree: bool  #: whether each label of the file has the highest logit of the network, up to TOLERANCE
+    torch_s: float  #: median seconds of the network on the CPU, with PyTorch's number of threads
+    onnxruntime_s: float  #: median seconds of the file, with the same number of threads
 
 
 def compare(
@@ -35,17 +35,17 @@ def compare(
 ) -> list[Comparison]:
     """Run the file by onnxruntime and the network by PyTorch, both on the CPU.
 
-    The network is run as it is in evaluation, image dicts in and "sem_seg" out, not as it was traced: what the export
-    adds or leaves out is compared, too.
+    The network runs as in evaluation (image dicts in, "sem_seg" out) and not as it was traced. So the comparison also
+    covers what the export adds or leaves out.
 
     Args:
         model: a Detectron2 model that gives "sem_seg".
         path: a file with the input ``image`` and the output ``logits``, and perhaps ``labels``.
-        sizes: (N,H,W) of the images, a comparison each.
-        uint8: the type of the file's input; else float32.
+        sizes: (N,H,W) of the images of each comparison.
+        uint8: whether the file's input is uint8 instead of float32.
 
     Raises:
-        ValueError: onnxruntime does not know what is in the file.
+        ValueError: onnxruntime cannot load the file, for example because it lacks an operator.
     """
     import onnxruntime
 
@@ -53,7 +53,7 @@ def compare(
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions have no base of their own
+    except Exception as error:  # the exceptions of onnxruntime have no common base class
         raise ValueError(
             f"onnxruntime {onnxruntime.__version__} cannot load {path}, which is kept for inspection only: {error}"
             f"{hint_about(error)}"
@@ -83,13 +83,13 @@ def compare(
 
 
 def hint_about(error: Exception) -> str:
-    """What to do where an operator is unknown that can be written otherwise; "" elsewhere."""
+    """The option to use if the runtime lacks an operator that can be written in another way; else ""."""
     return "; with --grid-sample it is written without DeformConv" if "DeformConv" in str(error) else ""
 
 
 def _images(n: int, height: int, width: int, generator: torch.Generator) -> Tensor:
     """(N,3,H,W) of whole numbers from 0 to 255: smooth regions under noise, so that both large shapes and single
-    pixels matter."""
+    pixels affect the result."""
     coarse = torch.rand(n, 3, 6, 8, generator=generator) * 200
     smooth = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)
     return (smooth + 55 * torch.rand(n, 3, height, width, generator=generator)).clamp(0, 255).round()
@@ -104,7 +104,7 @@ def _difference(got: Tensor, expected: Tensor, scale: Tensor) -> float:
 def _labels_agree(labels: Tensor, expected: Tensor, scale: Tensor) -> bool:
     if labels.shape != (len(expected), *expected.shape[-2:]):
         return False
-    # Two logits may change places within twice the difference that each may have.
+    # Each logit may differ by TOLERANCE, so two logits may change their order if they are within twice that.
     of_label = expected.gather(1, labels[:, None])[:, 0]
     return bool((of_label >= expected.amax(dim=1) - 2 * TOLERANCE * scale).all())
 

@@ -1,1 +1,1 @@
-"""A trained network at work: from config and weights to predictions."""
+"""Inference: from a config and trained weights to predictions."""

@@ -1,4 +1,4 @@
-"""Detectron2's test-time augmentation of boxes and masks, refused where it does not work."""
+"""Detectron2's test-time augmentation of boxes and masks, with an early error where it does not work."""
 
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNNWithTTA
@@ -7,12 +7,14 @@ from torch import nn
 
 
 def check_augmentation(cfg: CfgNode) -> None:
-    """Raise ValueError where TEST.AUG.ENABLED asks for what Detectron2 would fail at after the training."""
+    """Raise ValueError if TEST.AUG.ENABLED is set for a network for which Detectron2 would fail after the training."""
     name = cfg.MODEL.META_ARCHITECTURE
-    if not cfg.TEST.AUG.ENABLED or name not in META_ARCH_REGISTRY:  # building the model says what is not registered
+    if (
+        not cfg.TEST.AUG.ENABLED or name not in META_ARCH_REGISTRY
+    ):  # building the model reports names that are not registered
         return
     kind = META_ARCH_REGISTRY.get(name)
-    # Detectron2 takes a PanopticFPN for the GeneralizedRCNN that it derives from, whose inference has other arguments.
+    # A PanopticFPN is a subclass of GeneralizedRCNN, so Detectron2 accepts it, but its inference has other arguments.
     if not issubclass(kind, GeneralizedRCNN) or issubclass(kind, PanopticFPN):
         raise ValueError(
             f"TEST.AUG.ENABLED merges boxes and masks of a GeneralizedRCNN, MODEL.META_ARCHITECTURE is {name}; for "
@@ -24,12 +26,12 @@ def check_augmentation(cfg: CfgNode) -> None:
 
 
 def augmented(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """``model`` shown each image in the sizes of TEST.AUG, its detections merged.
+    """``model`` applied to each image in all sizes of TEST.AUG, with merged detections.
 
     Raises:
         ValueError: see :func:`check_augmentation`.
     """
     check_augmentation(cfg)
     wrapped = GeneralizedRCNNWithTTA(cfg, model)
-    wrapped.training = model.training  # whoever sets it to evaluation and back gives the model its own again
+    wrapped.training = model.training  # so that switching to evaluation and back restores the mode of the model
     return wrapped

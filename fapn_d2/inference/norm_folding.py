@@ -1,4 +1,4 @@
-"""Batch normalisations of a finished network as part of the convolutions before them."""
+"""Folding the batch normalisations of a trained network into the convolutions before them."""
 
 from itertools import pairwise
 
@@ -13,13 +13,13 @@ NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
 
 
 def fold_norms(network: nn.Module) -> int:
-    """Fold what can be folded, in place, for inference only; outputs stay equal to rounding.
+    """Fold all norms that can be folded, in place, for inference only. Outputs change by rounding alone.
 
-    Known pairs are Detectron2's ``Conv2d`` with a norm of its own, neighbours in an ``nn.Sequential``, and the branches
-    of pyramid pooling. Norms elsewhere, and those that use statistics of the image, are left.
+    A norm can be folded if it belongs to Detectron2's ``Conv2d``, follows a convolution in an ``nn.Sequential``, or is
+    in a branch of pyramid pooling. All other norms, and norms that use statistics of the image, stay as they are.
 
     Returns:
-        How many were folded.
+        The number of folded norms.
 
     Raises:
         ValueError: the network is in training mode.
@@ -30,7 +30,7 @@ def fold_norms(network: nn.Module) -> int:
 
 
 def _fold_in(module: nn.Module) -> int:
-    """Fold the norms that belong to this very module."""
+    """Fold the norms that belong to this module itself, not to its children."""
     if isinstance(module, Conv2d) and _foldable(module.norm):
         _fold(module, module.norm)
         module.norm = None

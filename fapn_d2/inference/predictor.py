@@ -14,7 +14,7 @@ from ..data import PyramidDatasetMapper
 from .semantic import build_inference
 from .trained import load_trained, use_available_device
 
-#: Endings of files that are taken for images where a folder is given.
+#: Endings of the files in a folder that count as images.
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
 
 
@@ -41,12 +41,12 @@ class Predictor:
         """The predictor of a config and a checkpoint.
 
         Args:
-            config_file: a YAML file; "" takes ``config.yaml`` from the folder of ``weights``, where a training puts it.
-            weights: a checkpoint; "" takes MODEL.WEIGHTS of the config.
-            opts: ``["KEY", "value", ...]``, which win over the config.
+            config_file: a YAML file; "" uses ``config.yaml`` in the folder of ``weights``, where a training writes it.
+            weights: a checkpoint; "" uses MODEL.WEIGHTS of the config.
+            opts: ``["KEY", "value", ...]``, which override the config.
 
         Raises:
-            FileNotFoundError: the config or the checkpoint is absent.
+            FileNotFoundError: the config or the checkpoint does not exist.
             ValueError: neither is given, or they do not fit each other.
         """
         cfg = load_config(find_config(config_file, weights), opts)
@@ -66,13 +66,13 @@ class Predictor:
             or "panoptic_seg" ((H, W) ids, segments), whichever the network has.
 
         Raises:
-            FileNotFoundError: the file is absent.
+            FileNotFoundError: the file does not exist.
             BadImageError: it cannot be read (a ValueError that names the file).
         """
         return self.predict([self.sample(image)])[0]
 
     def sample(self, image: str | Path | np.ndarray) -> dict:
-        """What the network gets for an image: a dict with "image" (3, h, w), "height" and "width"."""
+        """The input of the network for an image: a dict with "image" (3, h, w), "height" and "width"."""
         if not isinstance(image, np.ndarray):
             return self._mapper({"file_name": str(image)})
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
@@ -95,7 +95,7 @@ def find_config(config_file: str, weights: str) -> str:
     """``config_file``, or the ``config.yaml`` that a training wrote beside its checkpoint ``weights``.
 
     Raises:
-        ValueError: there is neither.
+        ValueError: there is neither a config nor a ``config.yaml``.
     """
     if config_file:
         return config_file

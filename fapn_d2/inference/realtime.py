@@ -26,21 +26,21 @@ class RealTimeSegmentor(nn.Module):
         fast = RealTimeSegmentor(model, (1024, 2048), dtype=torch.bfloat16, channels_last=True, cuda_graph=True)
         labels = fast(images)
 
-    The network is copied, so ``model`` stays as it is. The first call compiles and records, and takes long.
+    The network is copied, so ``model`` does not change. The first call takes long, because it compiles and records.
 
     Args:
         model: a ``SemanticSegmentor`` or ``WholeImageSegmentor`` on the device it is to run on.
         size: (H, W) in pixels.
         batch: N.
         output: "labels" or "logits".
-        dtype: of autocast; float32 is none. Weights of convolutions are rounded once, not at every call.
-        channels_last: layout of weights and maps.
-        compile: by ``torch.compile``, for this size alone.
-        cuda_graph: replay all kernels as one launch. Results are then overwritten by the next call: copy what is kept.
-        fold: batch normalisations into convolutions; see ``fold_norms``.
+        dtype: type of autocast; float32 means no autocast. Weights of convolutions are rounded once, not at every call.
+        channels_last: use this memory layout for weights and maps.
+        compile: compile with ``torch.compile``, for this size alone.
+        cuda_graph: replay all kernels as one launch. The next call overwrites the results: copy those that you keep.
+        fold: fold batch normalisations into convolutions; see ``fold_norms``.
 
     Raises:
-        ValueError: a model that is no semantic network, an unknown output or dtype, a CUDA graph or float16 without
+        ValueError: a model that is not a semantic network, an unknown output or dtype, a CUDA graph or float16 without
             CUDA, or ``compile`` without a compiler.
     """
 
@@ -100,7 +100,7 @@ class RealTimeSegmentor(nn.Module):
 
 
 class _Network(nn.Module):
-    """What is compiled and recorded: all between images and output on the device."""
+    """The part that is compiled and recorded: everything between images and output on the device."""
 
     def __init__(self, segmentor: ExportedSegmentor, output: str, dtype: torch.dtype):
         super().__init__()
@@ -115,7 +115,7 @@ class _Network(nn.Module):
 
 
 def _round_weights(network: nn.Module, dtype: torch.dtype) -> None:
-    """What autocast would do to the weights of every convolution at every call."""
+    """Round the weights of all convolutions once, as autocast would do at every call."""
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, ModulatedDeformConv2d)):
             for parameter in module.parameters(recurse=False):
@@ -123,7 +123,7 @@ def _round_weights(network: nn.Module, dtype: torch.dtype) -> None:
 
 
 def check_cuda_graph(device: torch.device) -> None:
-    """Raises ValueError where CUDA graphs cannot be: without CUDA."""
+    """Raise ValueError if ``device`` cannot record CUDA graphs, that is, if it is not a CUDA device."""
     if device.type != "cuda":
         raise ValueError(f"a CUDA graph needs a CUDA device, this is {device}; leave the option out")
 
@@ -131,14 +131,14 @@ def check_cuda_graph(device: torch.device) -> None:
 def graphed(function: Callable, *example: Any) -> Callable:
     """``function``, recorded once as a CUDA graph without autograd.
 
-    ``example`` are its positional arguments, tensors on CUDA in any nesting. The returned function copies its
-    arguments, which must have the same shapes, to where the recording reads them, replays, and returns tensors that the
-    next call overwrites.
+    ``example`` are its positional arguments: tensors on CUDA, in any nesting. The returned function copies its
+    arguments, which must have the same shapes, to the memory that the recording reads, and replays the graph. The next
+    call overwrites the returned tensors.
     """
     static = pytree.tree_map(torch.clone, example)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    # What libraries set up at first use may not be recorded: let that happen before, on a stream beside.
+    # What libraries set up at their first use must not be recorded, so run the function on another stream before.
     with torch.no_grad(), torch.cuda.stream(stream):
         for _ in range(3):
             function(*static)

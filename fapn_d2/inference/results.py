@@ -15,13 +15,13 @@ from ..files import write_atomically
 class ResultFiles:
     """Collects the predictions of many images in a folder.
 
-    Written are, whichever the network gives: ``<image>_labels.png`` with class numbers, ``<image>_panoptic.png`` with
-    segment ids, and for all images together ``predictions.json``: for each image its file, size, objects in COCO's
-    format and panoptic segments. Class numbers are the network's, from 0; names stand beside them where the data set
-    has names.
+    It writes ``<image>_labels.png`` with class numbers and ``<image>_panoptic.png`` with segment ids, if the network
+    has these outputs, and one ``predictions.json`` for all images. For each image, that file has the name, the
+    size, the objects in COCO's format and the panoptic segments. Class numbers are the network's and count from 0.
+    Names of classes are added if the data set has them.
 
     Args:
-        folder: made if need be.
+        folder: the folder to write to; created if it does not exist.
         dataset: a name in Detectron2's ``MetadataCatalog``; "" where class names are unknown.
         least_score: objects below it are left out.
     """

@@ -8,15 +8,14 @@ from ..meta_arch.whole_image_segmentor import WholeImageSegmentor
 
 
 class ExportedSegmentor(nn.Module):
-    """What becomes of a semantic network in a file: an image in, logits of its pixels out, and nothing to be done
-    before or after.
+    """A semantic network in the form for a file: image in, logits of its pixels out, with all pre- and postprocessing.
 
     Args:
         segmentor: a trained ``SemanticSegmentor`` or ``WholeImageSegmentor``; put into evaluation mode.
-        labels: whether the classes with the highest logits are a second output.
+        labels: whether to return the classes with the highest logits as a second output.
 
     Raises:
-        ValueError: another kind of network, or one that pads images to squares.
+        ValueError: the network is of another kind, or pads images to squares.
     """
 
     def __init__(self, segmentor: nn.Module, *, labels: bool = False):
@@ -43,7 +42,7 @@ class ExportedSegmentor(nn.Module):
         if self.whole:
             logits, _ = net.sem_seg_head(net.backbone(x), size=(height, width))
         else:
-            # Written so, and not as -width % 32, free sizes take the exporter half of the time.
+            # In this form, and not as -width % 32, the exporter needs half of the time for free sizes.
             right, below = (
                 (side + self.padded_to - 1) // self.padded_to * self.padded_to - side for side in (width, height)
             )

@@ -1,4 +1,4 @@
-"""Semantic segmentation by windows, at several scales and mirrored, around any network.
+"""Semantic segmentation of windows, at several scales, and of mirror images, with any network.
 
 Letters: K classes; h, w the size of the image that the loader gives; H, W that of the data set's image, which the
 scores have at the end.
@@ -26,35 +26,35 @@ _BAR_AFTER = 3.0  # seconds that an image may take before it gets a bar
 
 
 class SemanticInference(nn.Module):
-    """A semantic network that is shown windows, several scales and mirror images of each image; inference only.
+    """A semantic network that sees windows, several scales and mirror images of each image; for inference only.
 
-    Every scale, mirrored or not, gives scores of (K, H, W), whose mean is the result. Those of windows are first
-    averaged where windows overlap, then resized as Detectron2 resizes scores. At any time there are the scores of
-    ``views.batch`` windows, and at most three maps of an image's size with K numbers a position. Means are running
-    means: where all predictions are equal, the result is they, to the last bit.
+    Every scale, mirrored or not, gives scores of (K, H, W); the result is their mean. Scores of windows are first
+    averaged where windows overlap, and then resized as Detectron2 resizes scores. Memory holds the scores of
+    ``views.batch`` windows and at most three maps of (K, H, W) at a time. Means are running means, so if all
+    predictions are equal, the result equals them to the last bit.
 
     Args:
-        model: list of dicts with "image" (C, h, w), "height" H and "width" W -> list of dicts with "sem_seg" (K, H, W)
-            logits and nothing else.
-        views: what it is shown.
-        pixel_mean: what images smaller than a window are padded with, one number a channel.
+        model: network from a list of dicts with "image" (C, h, w), "height" H and "width" W to a list of dicts with
+            "sem_seg" (K, H, W) logits and no other output.
+        views: the windows, scales and mirror images.
+        pixel_mean: colour for the padding of images that are smaller than a window, one number per channel.
     """
 
     def __init__(self, model: nn.Module, *, views: Views, pixel_mean: Sequence[float]):
         super().__init__()
         self.model = model.module if isinstance(model, DistributedDataParallel) else model
-        self.training = model.training  # whoever sets this module to evaluation and back gives the model its own again
+        self.training = model.training  # so that switching to evaluation and back restores the mode of the model
         self.views = views
         self._pixel_mean = tuple(pixel_mean)
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
-        """As the model: a dict with "sem_seg" for each image, one image after the other.
+        """A dict with "sem_seg" for each image, as from the model. Images are processed one after the other.
 
-        Under ``average="logits"`` means of logits, else means of probabilities; float32 at least.
+        The scores are means of logits with ``average="logits"``, else means of probabilities; float32 or more precise.
 
         Raises:
-            ValueError: the model returns something else than semantic scores.
+            ValueError: the model does not return semantic scores alone.
         """
         return [{"sem_seg": self._scores(sample)} for sample in batched_inputs]
 
@@ -76,7 +76,7 @@ class SemanticInference(nn.Module):
         return mean
 
     def _count(self, scale: float, size: tuple[int, int]) -> int:
-        """Windows of an image of ``size``."""
+        """Number of windows of an image of ``size``."""
         windows = self.views.windows
         if windows is None:
             return 1
@@ -93,7 +93,7 @@ class SemanticInference(nn.Module):
         mean = self._slide(self._padded(view, self.views.windows.at(scale)), scale, bar)
         if inside == tuple(mean.shape[-2:]) == size:
             return mean
-        return sem_seg_postprocess(mean, inside, *size)  # which also cuts off the padding
+        return sem_seg_postprocess(mean, inside, *size)  # this also cuts off the padding
 
     def _slide(self, view: Tensor, scale: float, bar: tqdm) -> Tensor:
         """(K, h, w) scores of a (C, h, w) view, averaged over windows."""
@@ -116,7 +116,7 @@ class SemanticInference(nn.Module):
         return mean
 
     def _padded(self, view: Tensor, size: tuple[int, int]) -> Tensor:
-        """At least ``size`` large, with the mean colour below and on the right."""
+        """The view padded to at least ``size``, with the mean colour below and on the right."""
         h, w = view.shape[-2:]
         if h >= size[0] and w >= size[1]:
             return view
@@ -144,7 +144,7 @@ class SemanticInference(nn.Module):
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(C, *size) of the type of ``image`` (C, h, w), smoothed where it gets smaller, as by Pillow's bilinear filter."""
+    """(C, *size) of the type of ``image`` (C, h, w), antialiased if it gets smaller, as by Pillow's bilinear filter."""
     if tuple(image.shape[-2:]) == size:
         return image
     wide = image if image.dtype == torch.float64 else image.float()
@@ -153,10 +153,10 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def check_inference(cfg: CfgNode) -> Views:
-    """TEST.SEM_SEG, as far as it can be checked without a network.
+    """The settings of TEST.SEM_SEG, checked as far as possible without a network.
 
     Raises:
-        ValueError: values out of range, or a network that is known to have other outputs than semantic scores.
+        ValueError: values are out of range, or the network is known to have other outputs than semantic scores.
     """
     views = Views.from_config(cfg)
     name = cfg.MODEL.META_ARCHITECTURE
@@ -170,7 +170,7 @@ def check_inference(cfg: CfgNode) -> Views:
 
 
 def build_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """``model`` as TEST.SEM_SEG has it tested: itself under the defaults, else in a :class:`SemanticInference`.
+    """``model`` with the inference of TEST.SEM_SEG: unchanged with the defaults, else in a :class:`SemanticInference`.
 
     Raises:
         ValueError: see :func:`check_inference`.
@@ -180,8 +180,8 @@ def build_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
 
 
 def _bar(total: int) -> tqdm:
-    """For an image of many windows; evaluation logs its own progress from image to image."""
-    interval = 0.5 if sys.stderr.isatty() else 20  # without a terminal each refresh is a line of a log
+    """A progress bar for an image of many windows; evaluation itself logs the progress over images."""
+    interval = 0.5 if sys.stderr.isatty() else 20  # without a terminal, each refresh adds a line to the log
     return tqdm(
         total=total,
         unit="window",

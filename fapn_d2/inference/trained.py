@@ -1,4 +1,4 @@
-"""From a config and weights to a network that is ready to predict: the one way for all commands."""
+"""From a config and weights to a network that is ready to predict. All commands use this."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from ..meta_arch.build import build_model
 
 
 def use_available_device(cfg: CfgNode) -> None:
-    """Set MODEL.DEVICE of a config that is not frozen to "cpu" where it names CUDA and this machine has no GPU."""
+    """Set MODEL.DEVICE (of a config that is not frozen) to "cpu" if it names CUDA and this machine has no GPU."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
 
@@ -31,11 +31,11 @@ def load_trained(
         name: what error messages call the network.
         device: replaces MODEL.DEVICE; "" keeps it.
         allow_partial: accept weights that are missing or do not fit, with a warning.
-        check: called with the network before the weights are read; raises where the network is not what is needed.
+        check: called with the network before the weights are read; it raises an error if the network is not suitable.
 
     Raises:
         ValueError: MODEL.WEIGHTS is empty, or the weights do not fit.
-        FileNotFoundError: the weights are not there.
+        FileNotFoundError: the file of the weights does not exist.
     """
     if not cfg.MODEL.WEIGHTS:
         raise ValueError(f"{name} has no weights: name a checkpoint, as in MODEL.WEIGHTS output/model_final.pth")

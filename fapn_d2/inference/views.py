@@ -1,4 +1,4 @@
-"""What a semantic network is shown of an image in testing: the section TEST.SEM_SEG."""
+"""Which windows, scales and mirror images of an image a semantic network sees in testing: the section TEST.SEM_SEG."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,15 @@ SECTION = "TEST.SEM_SEG"
 
 @dataclass(frozen=True)
 class Windows:
-    """Where a network looks at an image, one window after the other.
+    """Size and positions of the windows of an image.
 
     Raises:
         ValueError: a side below one pixel, or a stride not in (0, 1].
     """
 
     size: tuple[int, int]  #: (height, width) in pixels
-    stride: float = 2 / 3  #: from window to window, in windows
-    grows: bool = False  #: with scales above 1
+    stride: float = 2 / 3  #: distance between neighbouring windows, as a fraction of the window
+    grows: bool = False  #: whether the size grows with scales above 1
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
@@ -27,27 +27,27 @@ class Windows:
             raise ValueError(f"{SECTION}.STRIDE must be above 0 and at most 1 (a window), got {self.stride}")
 
     def at(self, scale: float) -> tuple[int, int]:
-        """(height, width) for an image resized by ``scale``."""
+        """(height, width) of the windows of an image resized by ``scale``."""
         factor = max(scale, 1.0) if self.grows else 1.0
         return round(self.size[0] * factor), round(self.size[1] * factor)
 
     def starts(self, length: int, window: int) -> list[int]:
-        """First pixels along a side of ``length``, at least ``window``; the last window ends with the side."""
+        """First pixel of each window along a side of ``length`` >= ``window`` pixels; the last one ends with it."""
         step = max(round(window * self.stride), 1)
         return [*range(0, length - window, step), length - window]
 
 
 @dataclass(frozen=True)
 class Views:
-    """What a network is shown of each image, and how its answers become one.
+    """What a network sees of each image, and how its predictions are averaged.
 
     Raises:
         ValueError: a field is out of range; names the config key.
     """
 
     windows: Windows | None = None  #: None: whole images
-    scales: tuple[float, ...] = (1.0,)  #: factors on the image
-    flip: bool = False  #: every scale also mirrored
+    scales: tuple[float, ...] = (1.0,)  #: factors of the image's size
+    flip: bool = False  #: whether each scale is also shown mirrored
     average: str = "logits"  #: as in SFNet's code of 2020; or "probabilities": softmax of each prediction
     batch: int = 4  #: windows that go through the network together
     accumulate: str = ""  #: device of the averages; "": the model's
@@ -61,8 +61,8 @@ class Views:
             raise ValueError(f"{SECTION}.BATCH must be at least 1, got {self.batch}")
         if self.accumulate and not _exists(self.accumulate):
             raise ValueError(
-                f'{SECTION}.ACCUMULATE is "{self.accumulate}", no device of this machine; allowed are "cpu", "cuda" '
-                'where there is a GPU, and "" for the model\'s'
+                f'{SECTION}.ACCUMULATE is "{self.accumulate}", which is not a device of this machine; allowed are '
+                '"cpu", "cuda" where there is a GPU, and "" for the model\'s'
             )
 
     @classmethod

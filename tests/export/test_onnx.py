@@ -208,7 +208,9 @@ def test_a_file_that_differs_is_refused(damage, tmp_path, monkeypatch):
     write = onnx_export._write
     monkeypatch.setattr(onnx_export, "_write", write_and_damage)
     (tmp_path / "model.onnx").write_text("an older file")
-    with pytest.raises(ValueError, match=r"model\.mismatch\.onnx is not the network: .* more than 0\.0001 .* 97 x 131"):
+    with pytest.raises(
+        ValueError, match=r"model\.mismatch\.onnx does not equal the network: .* more than 0\.0001 .* 97 x 131"
+    ):
         export_onnx(model, cfg, tmp_path / "model.onnx")
     assert [p.name for p in tmp_path.iterdir()] == ["model.mismatch.onnx"]
 
@@ -276,7 +278,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(onnx_export, "TOLERANCE", 0.0)
     with pytest.raises(SystemExit) as stop:
         tool(monkeypatch, *arguments, "--static", "--size", "33x64", *keys)
-    assert stop.value.code == 2 and "is not the network" in capsys.readouterr().err
+    assert stop.value.code == 2 and "does not equal the network" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         tool(monkeypatch, *arguments, "--size", "33")
     assert "'33' is not HEIGHTxWIDTH" in capsys.readouterr().err

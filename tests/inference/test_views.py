@@ -50,7 +50,10 @@ def test_the_keys():
         (("SCALES", "[]"), r"TEST.SEM_SEG.SCALES must be factors above 0"),
         (("AVERAGE", "votes"), r'TEST.SEM_SEG.AVERAGE is "votes"; allowed are "logits" and "probabilities"'),
         (("BATCH", "0"), r"TEST.SEM_SEG.BATCH must be at least 1, got 0"),
-        (("ACCUMULATE", "disk"), r'TEST.SEM_SEG.ACCUMULATE is "disk", no device of this machine; allowed are "cpu"'),
+        (
+            ("ACCUMULATE", "disk"),
+            r'TEST.SEM_SEG.ACCUMULATE is "disk", which is not a device of this machine; allowed are "cpu"',
+        ),
     ],
 )
 def test_errors_name_the_key(options, message):

@@ -1,1 +1,1 @@
-"""Data sets: one file per data set that registers it, and what they share."""
+"""Data sets: one file per data set, which registers it, and the code that they share."""

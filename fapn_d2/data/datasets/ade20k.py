@@ -1,7 +1,8 @@
 """ADE20K with the 150 classes of the scene parsing challenge.
 
-Detectron2 registers ``ade20k_sem_seg_{train,val}``; ``datasets/prepare_ade20k.py`` makes the label images they need
-from those of ``ADEChallengeData2016``, which count from 1 and call unlabelled pixels 0. Colours are added here.
+Detectron2 registers ``ade20k_sem_seg_{train,val}``. ``datasets/prepare_ade20k.py`` makes the label images that these
+need from the labels of ``ADEChallengeData2016``, where classes count from 1 and 0 means unlabelled. This file adds
+colours.
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ from .palette import palette
 FOLDER = "ADEChallengeData2016"
 NUM_CLASSES = 150
 IGNORE_LABEL = 255
-#: Folder of a split -> number of its images.
+#: Folder of a split -> number of images in it.
 SPLITS = {"training": 20210, "validation": 2000}
 
 
@@ -22,7 +23,7 @@ def convert(file: LabelFile) -> np.ndarray:
     """(H, W) uint8 classes 0..149 and 255 from a label image with 1..150 and 0.
 
     Raises:
-        ValueError: there are other values, as in the full ADE20K.
+        ValueError: the label holds other values, as the labels of the full ADE20K do.
     """
     labels = read_labels(str(file.source))
     if labels.max() > NUM_CLASSES:
@@ -31,7 +32,7 @@ def convert(file: LabelFile) -> np.ndarray:
 
 
 def complete_ade20k() -> None:
-    """Colours for Detectron2's ADE20K."""
+    """Add colours to Detectron2's ADE20K."""
     for name in ("ade20k_sem_seg_train", "ade20k_sem_seg_val"):
         metadata = MetadataCatalog.get(name)
         if not metadata.get("stuff_colors"):

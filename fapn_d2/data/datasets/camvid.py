@@ -1,7 +1,8 @@
 """CamVid in the split and the 11 classes of the SegNet tutorial.
 
-Layout: ``<data root>/camvid/{train,val,test}/*.png|jpg``, labels of the same stem in ``{train,val,test}annot/*.png``
-(8 bit, 0..10, 11 = void). 367, 101 and 233 frames; SFNet (Table 10) trains on train and val and is scored on test.
+Layout: ``<data root>/camvid/{train,val,test}/*.png|jpg``, labels with the same stem in ``{train,val,test}annot/*.png``
+(8 bit, 0..10, 11 = void). The splits have 367, 101 and 233 frames. SFNet (Table 10) trains on train and val, and is
+scored on test.
 """
 
 import os
@@ -37,7 +38,7 @@ COLORS = (
     (0, 128, 192),
 )
 IGNORE_LABEL = 11
-#: Name -> folders that it is made of.
+#: Name -> folders of its frames.
 SPLITS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)}
 
 _FOLDER = "camvid"
@@ -48,10 +49,10 @@ def load_camvid(root: str | os.PathLike, splits: tuple[str, ...]) -> list[dict]:
 
     Args:
         root: folder of the data set, e.g. ``datasets/camvid``.
-        splits: folders, some of "train", "val", "test".
+        splits: one or more of the folders "train", "val", "test".
 
     Raises:
-        FileNotFoundError: a folder is absent, or images and labels do not match one to one.
+        FileNotFoundError: a folder is missing, or images and labels do not match one to one.
     """
     records = []
     for split in splits:
@@ -61,7 +62,7 @@ def load_camvid(root: str | os.PathLike, splits: tuple[str, ...]) -> list[dict]:
 
 
 def register_camvid() -> None:
-    """Register ``camvid_sem_seg_{train,val,trainval,test}``. Nothing is read before a data set is asked for."""
+    """Register ``camvid_sem_seg_{train,val,trainval,test}``. No file is read before a data set is used."""
     for name, splits in SPLITS.items():
         folders = {"image_root": f"{_FOLDER}/{name}", "sem_seg_root": f"{_FOLDER}/{name}annot"}
         register(

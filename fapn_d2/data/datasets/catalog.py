@@ -1,4 +1,4 @@
-"""Registering data sets whose place may change after import."""
+"""Registering data sets whose folder may change after import."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ def data_root() -> str:
     return os.path.expanduser(os.getenv(ROOT_VARIABLE, "datasets"))
 
 
-#: What makes a data set that is absent, by the beginning of its name; the first that fits.
+#: Beginning of a data set's name -> how to make the data set. The first beginning that fits is used.
 _ADVICE = (
     ("cityscapes_fine_sem_seg_test", "Its images are in leftImg8bit_trainvaltest.zip."),
     ("cityscapes_fine_instance_seg_test", "Its images are in leftImg8bit_trainvaltest.zip."),
@@ -43,7 +43,7 @@ _ADVICE = (
 
 
 def advice(name: str) -> str:
-    """What to do when files of the data set ``name`` are absent."""
+    """The sentence that tells users what to do when files of the data set ``name`` are missing."""
     value = os.getenv(ROOT_VARIABLE)
     now = f"is {value}" if value else "is not set"
     made = next((text + " " for start, text in _ADVICE if name.startswith(start)), "")
@@ -64,17 +64,17 @@ def register(
     prepare: Callable[[str], object] | None = None,
     **metadata,
 ) -> None:
-    """Register a data set that is looked for under :func:`data_root` each time it is asked for.
+    """Register a data set that is searched for under :func:`data_root` each time it is used.
 
-    Detectron2 reads the variable once, at import; notebooks and tests set it later. A name that is taken already is
-    left to whoever took it, with a warning.
+    Detectron2 reads the variable once, at import, but notebooks and tests set it later. If the name is registered
+    already, the existing data set is kept, with a warning.
 
     Args:
         name: the name in Detectron2's catalogs.
-        load: data root -> records in Detectron2's format.
+        load: function from the data root to records in Detectron2's format.
         paths: metadata that are paths, relative to the data root.
-        prepare: data root -> anything; called before each use, for data sets that can make themselves.
-        **metadata: everything else for the ``MetadataCatalog``.
+        prepare: function of the data root that is called before each use, for data sets that are generated.
+        **metadata: all other metadata for the ``MetadataCatalog``.
     """
     if name in DatasetCatalog:
         logger.warning("A data set named %s is registered already; fapn_d2 leaves it as it is.", name)
@@ -91,8 +91,8 @@ def register(
 
 
 def locate(name: str) -> None:
-    """Bring the paths in the metadata of ``name`` up to date with the data root, and make the data set if it can make
-    itself. Data sets registered by others are left alone."""
+    """Set the paths in the metadata of ``name`` to the current data root, and generate the data set if it is a
+    generated one. Data sets that were not registered by :func:`register` are not changed."""
     if name not in _PLACES:
         return
     _set_paths(name)
@@ -102,6 +102,6 @@ def locate(name: str) -> None:
 
 
 def _set_paths(name: str) -> None:
-    # Metadata refuses to change a value, which guards class lists; a folder that moved is no contradiction.
+    # Metadata refuses to change a value, in order to protect class lists. A folder that moved is not an error.
     root, paths = data_root(), _PLACES[name][0]
     vars(MetadataCatalog.get(name)).update({key: os.path.join(root, path) for key, path in paths.items()})

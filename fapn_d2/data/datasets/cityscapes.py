@@ -1,12 +1,12 @@
-"""Cityscapes: what Detectron2's own registration leaves open, and the files that are made from the download.
+"""Cityscapes: what Detectron2's own registration lacks, and the conversion of the download.
 
 Detectron2 registers ``cityscapes_fine_{sem_seg,instance_seg}_{train,val,test}`` and
-``cityscapes_fine_panoptic_{train,val}``. The benchmark's colours are added here. ``datasets/prepare_cityscapes.py``
+``cityscapes_fine_panoptic_{train,val}``. This file adds the benchmark's colours. ``datasets/prepare_cityscapes.py``
 writes ``*_labelTrainIds.png`` and ``cityscapes_panoptic_*``.
 
-One breakage is absorbed here: since December 2024 the loader of Detectron2's main branch imports the label list under
-the name that the package cityscapesscripts has inside Meta (issue 5436 there); while it loads, the public package is
-lent under that name.
+This file also works around an error: since December 2024, the loader of Detectron2's main branch imports the label list
+under the name that the package cityscapesscripts has inside Meta (Detectron2's issue 5436). While it loads, the public
+package is available under that name.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ def train_ids(file: LabelFile) -> np.ndarray:
     """(H, W) uint8 classes 0..18 and 255 from ``*_gtFine_labelIds.png``.
 
     Raises:
-        ValueError: there are ids that Cityscapes does not have.
+        ValueError: the file holds ids that Cityscapes does not have.
     """
     ids = read_labels(str(file.source))
     table = np.array([IGNORE_LABEL if label.ignoreInEval else label.trainId for _, label in sorted(labels().items())])
@@ -60,16 +60,16 @@ def train_ids(file: LabelFile) -> np.ndarray:
 
 
 def panoptic_annotation(file: LabelFile) -> dict:
-    """Write the panoptic PNG of an image if it is not there, and give its entry in the annotations.
+    """Write the panoptic PNG of an image if it does not exist, and return the image's entry in the annotations.
 
     As ``createPanopticImgs`` of cityscapesscripts: a segment is an object or a region of stuff, its id the number in
     ``*_gtFine_instanceIds.png``, R + 256 G + 256^2 B in the PNG; groups of objects are crowds; what is not evaluated is
     void, 0.
 
     Raises:
-        ValueError: there are ids that Cityscapes does not have.
+        ValueError: the file holds ids that Cityscapes does not have.
     """
-    from scipy import ndimage  # takes a while to import, and only the preparation needs it
+    from scipy import ndimage  # slow to import, and only the preparation needs it
 
     ids = read_labels(str(file.source)).astype(np.int64)
     segments = []
@@ -127,7 +127,7 @@ def instance_files(gt_dir: Path) -> list[Path]:
 
 
 def complete_cityscapes() -> None:
-    """Colours for Detectron2's Cityscapes, and its loader working if it is one of those that do not."""
+    """Add colours to Detectron2's Cityscapes, and work around the error in its loader if it has that error."""
     by_train_id = sorted(CITYSCAPES_CATEGORIES, key=lambda category: category["trainId"])
     stuff = [list(category["color"]) for category in by_train_id]
     things = [list(category["color"]) for category in by_train_id if category["isthing"]]
@@ -144,7 +144,7 @@ def complete_cityscapes() -> None:
 
 
 def lending(load: Callable[[], list[dict]]) -> Callable[[], list[dict]]:
-    """``load`` with the public package under its internal name."""
+    """``load``, with the public package available under its internal name while it runs."""
 
     @functools.wraps(load)
     def load_with_public_package() -> list[dict]:

@@ -1,7 +1,7 @@
-"""COCO panoptic: the label images that Panoptic FPN's semantic branch learns from.
+"""COCO panoptic: the label images from which the semantic branch of Panoptic FPN learns.
 
-Detectron2 registers ``coco_2017_{train,val}_panoptic_separated``; ``datasets/prepare_coco_panoptic.py`` makes the label
-images they need from the panoptic PNGs: 0 = any thing, 1..53 = stuff, 255 = unlabelled.
+Detectron2 registers ``coco_2017_{train,val}_panoptic_separated``. ``datasets/prepare_coco_panoptic.py`` makes the label
+images that these need from the panoptic PNGs: 0 = any thing, 1..53 = stuff, 255 = unlabelled.
 """
 
 import cv2
@@ -25,7 +25,7 @@ def convert(file: LabelFile) -> np.ndarray:
     """(H, W) uint8 classes from a panoptic PNG; ``file.extra`` maps its segment ids to classes.
 
     Raises:
-        ValueError: it cannot be read, or a listed segment is not in it.
+        ValueError: the PNG cannot be read, or a segment of its annotation is not in it.
     """
     image = cv2.imread(str(file.source), cv2.IMREAD_COLOR)
     if image is None:

@@ -1,11 +1,11 @@
 """COCO-Stuff-10K with 171 and with 182 classes (FaPN, Tables 7 and 8).
 
-H. Caesar et al., "COCO-Stuff: Thing and Stuff Classes in Context", CVPR 2018; the 10K release, 9,000 images to train
-and 1,000 to test by its own ``imageLists``. FaPN's text speaks of 182 classes, 91 of things and 91 of stuff; 11 of the
-things were never labelled, and the configurations of MaskFormer, which Table 7 builds on, have the other 171.
+H. Caesar et al., "COCO-Stuff: Thing and Stuff Classes in Context", CVPR 2018. The 10K release has 9,000 images for
+training and 1,000 for testing, listed in its ``imageLists``. FaPN's text names 182 classes, 91 of things and 91 of
+stuff. Of the things, 11 were never labelled. The configs of MaskFormer, on which Table 7 builds, use the other 171.
 
 Layout: ``<data root>/coco_stuff_10k/{images/*.jpg, annotations/*.mat, imageLists/{train,test}.txt}`` as downloaded, and
-``labels_{171,182}/*.png``, written by ``datasets/prepare_coco_stuff_10k.py`` (255 = unlabelled).
+``labels_{171,182}/*.png``, made by ``datasets/prepare_coco_stuff_10k.py`` (255 = unlabelled).
 """
 
 import os
@@ -49,7 +49,7 @@ _STUFF = (
 )
 # fmt: on
 
-#: Things that COCO named and never labelled.
+#: Things that COCO has names for, but never labelled.
 NEVER_LABELLED = {
     *("street sign", "hat", "shoe", "eye glasses", "plate", "mirror"),
     *("window", "desk", "door", "blender", "hair brush"),
@@ -61,11 +61,11 @@ CLASSES = {182: _THINGS + _STUFF, 171: tuple(n for n in _THINGS if n not in NEVE
 def read_annotation(path: Path) -> np.ndarray:
     """(H, W) COCO ids of a ``.mat`` file: 0 unlabelled, 1..91 things, 92..182 stuff.
 
-    Version 1.1 of the release holds these ids; version 1.0 holds 1 for unlabelled and 2..172 for the classes that were
-    labelled, in files of MATLAB 7.3, which need the package h5py.
+    Version 1.1 of the release holds these ids. Version 1.0 holds 1 for unlabelled and 2..172 for the classes that were
+    labelled; its files are in the format of MATLAB 7.3, and reading them needs the package h5py.
 
     Raises:
-        ValueError: neither version; or h5py is needed and not installed.
+        ValueError: the file is of neither version, or h5py is needed and not installed.
     """
     from scipy.io import loadmat
 
@@ -104,7 +104,7 @@ def convert(file: LabelFile) -> np.ndarray:
     """(H, W) uint8 classes; ``file.extra`` is their number, 171 or 182.
 
     Raises:
-        ValueError: see :func:`read_annotation`; or with 171 classes one that was never labelled is there.
+        ValueError: see :func:`read_annotation`; or, with 171 classes, the file holds a class that was never labelled.
     """
     kept = labelled_ids() if file.extra == 171 else np.arange(1, 183)
     ids = read_annotation(file.source)
@@ -117,7 +117,7 @@ def convert(file: LabelFile) -> np.ndarray:
 
 
 def register_coco_stuff() -> None:
-    """Register ``coco_stuff_10k_{171,182}_sem_seg_{train,test}``. Nothing is read before a data set is asked for."""
+    """Register ``coco_stuff_10k_{171,182}_sem_seg_{train,test}``. No file is read before a data set is used."""
     for number, classes in CLASSES.items():
         for split in SPLITS:
             register(

@@ -1,6 +1,6 @@
-"""A few images of COCO as a data set of its own: what a network that is put together right learns by heart in minutes.
+"""A few images of COCO as a data set: a network that is built correctly overfits them within minutes.
 
-``datasets/prepare_coco_subset.py`` writes the annotations, in COCO's format and beside COCO's own.
+``datasets/prepare_coco_subset.py`` writes the annotations in COCO's format, beside COCO's own files.
 """
 
 import os
@@ -21,18 +21,18 @@ def annotation_file(split: str, number: int) -> str:
 
 
 def select(content: dict[str, Any], number: int, *, min_side: float) -> dict[str, Any]:
-    """The first images, by their ids, that have objects and none that is small.
+    """The first images, ordered by id, that have objects and no small object.
 
     Args:
-        content: a file of COCO's instances.
-        number: how many images.
-        min_side: square root of the least area of an object, in pixels; images with crowds are left out as well.
+        content: the content of a file of COCO's instances.
+        number: number of images.
+        min_side: square root of the smallest allowed area of an object, in pixels. Images with crowds are left out too.
 
     Returns:
-        The same with these images and their annotations; categories, licences and so on are as they were.
+        The content with these images and their annotations alone; categories, licences and so on are unchanged.
 
     Raises:
-        ValueError: there are not as many such images.
+        ValueError: there are fewer such images than ``number``.
     """
     objects: dict[int, list[dict]] = {}
     for annotation in content["annotations"]:

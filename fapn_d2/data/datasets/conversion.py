@@ -1,6 +1,6 @@
-"""Writing label images for a whole data set: with a bar, restartable, and read back at the end.
+"""Writing label images for a whole data set, for the programs ``datasets/prepare_*.py``.
 
-What the programs ``datasets/prepare_*.py`` have in common.
+The functions show a progress bar, continue after an interruption, and check the written images at the end.
 """
 
 import os
@@ -20,13 +20,13 @@ from ..reading import read_labels
 
 @dataclass(frozen=True)
 class LabelFile:
-    """One label image to be written.
+    """One label image to write.
 
     Attributes:
-        source: what it is made from.
-        target: where it goes, a PNG.
-        image: a picture that must have its size; None: there is none.
-        extra: what else the conversion needs, small and picklable.
+        source: file that the label image is made from.
+        target: path of the PNG to write.
+        image: picture whose size the label image must have; None if there is no picture.
+        extra: other input of the conversion, small and picklable.
     """
 
     source: Path
@@ -36,7 +36,7 @@ class LabelFile:
 
 
 def in_parallel(function: Callable, items: Sequence, *, description: str, workers: int = 0) -> list:
-    """``[function(item) for item in items]`` with a bar, in ``workers`` processes (0: in this one)."""
+    """``[function(item) for item in items]`` with a progress bar, in ``workers`` processes (0: in this process)."""
     bar = partial(tqdm, total=len(items), desc=description, unit="file", disable=not items)
     if workers <= 0 or len(items) < 2:
         return list(bar(map(function, items)))
@@ -45,7 +45,7 @@ def in_parallel(function: Callable, items: Sequence, *, description: str, worker
 
 
 def write_png(path: Path, array: np.ndarray) -> None:
-    """Save such that the file is there whole or not at all."""
+    """Save a PNG so that the file is either complete or does not exist."""
     unfinished = path.with_name(path.name + ".unfinished")
     Image.fromarray(array).save(unfinished, format="PNG")
     os.replace(unfinished, path)
@@ -54,20 +54,21 @@ def write_png(path: Path, array: np.ndarray) -> None:
 def write_labels(
     files: Sequence[LabelFile], convert: Callable[[LabelFile], np.ndarray], *, description: str, workers: int = 0
 ) -> int:
-    """Write those of ``files`` that are not there yet; a run that was stopped continues where it was.
+    """Write those of ``files`` that do not exist yet, so that an interrupted run continues where it stopped.
 
     Args:
-        files: what to write.
-        convert: file -> (H, W) uint8; a function of a module, for it is sent to other processes.
-        description: shown beside the bar.
-        workers: processes.
+        files: the label images to write.
+        convert: function from a label file to (H, W) uint8 classes. It must be defined at the top level of a module,
+            because it is sent to other processes.
+        description: text beside the progress bar.
+        workers: number of processes; 0 for this process.
 
     Returns:
-        How many were written.
+        The number of files written.
 
     Raises:
-        FileNotFoundError: sources are absent, counted and the first few named; nothing is written then.
-        ValueError: a source cannot be converted; names it.
+        FileNotFoundError: sources do not exist; the message counts them and names the first few. No file is written.
+        ValueError: a source cannot be converted; the message names it.
     """
     missing = [file for file in files if not file.target.exists()]
     if absent := [file.source for file in missing if not file.source.is_file()]:
@@ -95,12 +96,12 @@ def verify_labels(
     fix: str = "Remove them and run this program again.",
     workers: int = 0,
 ) -> None:
-    """Read every label image back.
+    """Read every label image and check it.
 
     Raises:
-        FileNotFoundError: one is absent.
-        ValueError: one cannot be read, has another size than its image, or values other than 0..num_classes-1 and
-            ``ignore_label``; names it; the message ends in ``fix``.
+        FileNotFoundError: a label image does not exist.
+        ValueError: a label image cannot be read, has another size than its image, or holds values other than
+            0..num_classes-1 and ``ignore_label``. The message names the first few and ends in ``fix``.
     """
     check = partial(_verify, num_classes, ignore_label)
     problems = [p for p in in_parallel(check, files, description=description, workers=workers) if p]

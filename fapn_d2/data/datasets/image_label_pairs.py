@@ -1,4 +1,4 @@
-"""Images and label files that belong together by their stems."""
+"""Images and the label files that belong to them by name."""
 
 import os
 from pathlib import Path
@@ -12,10 +12,10 @@ LABEL_SUFFIXES = (".png",)
 def stems(folder: str | os.PathLike, suffixes: tuple[str, ...], *, fix: str, what: str = "files") -> dict[str, Path]:
     """Stem -> path of the files in ``folder`` that end in one of ``suffixes`` (any case).
 
-    A suffix may be more than an extension: with ``_leftImg8bit.png`` the stem is what stands before it.
+    A suffix may be longer than an extension. With ``_leftImg8bit.png``, the stem is the part of the name before it.
 
     Raises:
-        FileNotFoundError: the folder is absent or holds no such file; the message ends in ``fix``.
+        FileNotFoundError: the folder does not exist or holds no such file; the message ends in ``fix``.
         ValueError: two files have the same stem.
     """
     folder = Path(folder)
@@ -43,14 +43,14 @@ def pair_files(
     image_suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
     label_suffixes: tuple[str, ...] = LABEL_SUFFIXES,
 ) -> list[tuple[Path, Path]]:
-    """(image, label) for each stem, sorted. Every image must have its label and every label its image.
+    """(image, label) for each stem, sorted. Every image must have a label and every label an image.
 
-    Detectron2's own loader takes what is common to both folders and only warns, so that a half-copied data set trains
-    on half the images.
+    Detectron2's own loader uses the files that both folders have, and only warns. With it, a data set that is only half
+    copied trains on half of the images.
 
     Raises:
-        FileNotFoundError: see :func:`stems`; or images without labels, labels without images, counted and the first
-            few named; the message ends in ``fix``.
+        FileNotFoundError: see :func:`stems`; or there are images without labels or labels without images. The message
+            counts them, names the first few, and ends in ``fix``.
     """
     images = stems(image_root, image_suffixes, fix=fix, what="images")
     labels = stems(label_root, label_suffixes, fix=fix, what="labels")

@@ -1,8 +1,9 @@
 """Mapillary Vistas with the 65 classes of its version 1.2, on which SFNet's fastest row is pretrained (Table 6).
 
 G. Neuhold et al., "The Mapillary Vistas Dataset for Semantic Understanding of Street Scenes", ICCV 2017: 18,000, 2,000
-and 5,000 photographs of streets, 9 million pixels each on average. Labels are used as they are released: palette images
-whose indices are classes, 65 = unlabelled. Version 2.0 has 124 other classes; its download brings those of 1.2, too.
+and 5,000 photographs of streets, with 9 million pixels each on average. The released labels are used unchanged: palette
+images whose indices are classes, 65 = unlabelled. Version 2.0 has 124 other classes; its download also contains the
+labels of version 1.2.
 
 Layout: ``<data root>/mapillary_vistas/{training,validation}/images/*.jpg`` with labels of the same stem beside
 ``images``, in ``labels/*.png`` (downloads of version 1.2) or ``v1.2/labels/*.png`` (downloads of version 2.0).
@@ -57,7 +58,7 @@ COLORS = {
 
 
 def label_folder(root: str | os.PathLike, split: str) -> Path:
-    """Where the labels of version 1.2 are, whichever version was downloaded.
+    """The folder with the labels of version 1.2, for downloads of either version.
 
     Args:
         root: folder of the data set, e.g. ``datasets/mapillary_vistas``.
@@ -75,7 +76,7 @@ def load_mapillary(root: str | os.PathLike, split: str) -> list[dict]:
         split: "training" or "validation".
 
     Raises:
-        FileNotFoundError: a folder is absent, or images and labels do not match one to one.
+        FileNotFoundError: a folder is missing, or images and labels do not match one to one.
     """
     pairs = pair_files(Path(root) / split / "images", label_folder(root, split), fix=advice("mapillary_vistas"))
     return [{"file_name": str(image), "sem_seg_file_name": str(label)} for image, label in pairs]
@@ -85,12 +86,12 @@ def check_names(config_json: Path) -> None:
     """Compare :data:`COLORS` with the classes in the ``config.json`` or ``config_v1.2.json`` of the release.
 
     Raises:
-        ValueError: it is no such file, or the classes are others, as in version 2.0.
+        ValueError: the file is not such a list, or its classes are different, as in version 2.0.
     """
     try:
         names = [label["name"] for label in json.loads(config_json.read_text())["labels"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{config_json} is no list of classes: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{config_json} is not a list of classes: {type(error).__name__}: {error}") from error
     for number, (theirs, ours) in enumerate(zip(names, COLORS)):
         if theirs != ours:
             raise ValueError(f"{config_json}: class {number} is {theirs!r}, in version 1.2 it is {ours!r}")
@@ -101,7 +102,7 @@ def check_names(config_json: Path) -> None:
 
 
 def register_mapillary() -> None:
-    """Register ``mapillary_vistas_sem_seg_{train,val}``. Nothing is read before a data set is asked for."""
+    """Register ``mapillary_vistas_sem_seg_{train,val}``. No file is read before a data set is used."""
     for split, (name, _) in SPLITS.items():
         register(
             f"mapillary_vistas_sem_seg_{name}",

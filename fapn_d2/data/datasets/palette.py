@@ -1,10 +1,11 @@
-"""Colours for data sets that come without."""
+"""Colours for data sets that do not define their own."""
 
 
 def palette(number: int) -> list[list[int]]:
-    """``number`` different RGB colours, far apart at the beginning, as PASCAL VOC spreads them.
+    """``number`` different RGB colours in the order of PASCAL VOC; the first ones are easy to tell apart.
 
-    The bits of a class number are dealt to red, green and blue in turn, the lowest to the highest bit of the colour.
+    The bits of a class number go to red, green and blue in turn. Lower bits of the number become higher bits of the
+    colour.
     """
     colors = []
     for index in range(1, number + 1):  # 0 would be black

@@ -1,12 +1,12 @@
 """PASCAL Context with its 59 most frequent classes (SFNet, Table 8).
 
 R. Mottaghi et al., "The Role of Context for Object Detection and Semantic Segmentation in the Wild", CVPR 2014: labels
-for the 10,103 images of PASCAL VOC 2010, 4,998 for training and 5,105 for validation by VOC's own lists. Pixels of the
-400 other classes are not scored.
+for the 10,103 images of PASCAL VOC 2010. By VOC's own lists, 4,998 are for training and 5,105 for validation. Pixels of
+the 400 other classes are not scored.
 
 Layout: ``<data root>/VOCdevkit/VOC2010/`` with VOC's ``JPEGImages/*.jpg`` and ``ImageSets/Main/{train,val}.txt`` and
-with the annotations' ``trainval/*.mat``; ``context_59/{train,val}.txt`` and ``context_59/labels/*.png`` are written by
-``datasets/prepare_pascal_context.py`` (255 = not scored).
+with the annotations' ``trainval/*.mat``. ``datasets/prepare_pascal_context.py`` makes ``context_59/{train,val}.txt``
+and ``context_59/labels/*.png`` (255 = not scored).
 """
 
 import os
@@ -42,7 +42,7 @@ def check_names(labels_txt: Path) -> None:
     """Compare :data:`CLASSES` with the ``labels.txt`` of the release, lines "2: aeroplane".
 
     Raises:
-        ValueError: a number has another name there.
+        ValueError: a number has another name in the file.
     """
     lines = (line.partition(":") for line in labels_txt.read_text().splitlines() if line.strip())
     names = {int(number): name.strip() for number, _, name in lines}
@@ -64,7 +64,7 @@ def convert(file: LabelFile) -> np.ndarray:
 
 
 def register_pascal_context() -> None:
-    """Register ``pascal_context_59_sem_seg_{train,val}``. Nothing is read before a data set is asked for."""
+    """Register ``pascal_context_59_sem_seg_{train,val}``. No file is read before a data set is used."""
     for split in SPLITS:
         register(
             f"pascal_context_59_sem_seg_{split}",

@@ -27,7 +27,10 @@ def parser(documentation: str, folder: str) -> argparse.ArgumentParser:
 
 
 def run_program(made: argparse.ArgumentParser, main: Callable, arguments: Sequence[str] | None) -> None:
-    """Parse, run ``main(root, args)``, print what it returns; what a user can fix ends the program with a message."""
+    """Parse the arguments, run ``main(root, args)`` and print its result.
+
+    An error that the user can fix ends the program with one message.
+    """
     args = made.parse_args(arguments)
     root = args.root or Path(data_root()) / args.folder
     try:

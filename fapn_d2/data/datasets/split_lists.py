@@ -1,4 +1,4 @@
-"""Data sets whose split is a text file of names, with images and labels of these names in two folders."""
+"""Data sets whose splits are text files that list the names of their images and labels."""
 
 import os
 from pathlib import Path
@@ -8,11 +8,11 @@ from .image_label_pairs import LABEL_SUFFIXES, stems
 
 
 def read_list(list_file: str | os.PathLike, *, fix: str) -> list[str]:
-    """Names in a text file, one a line, in order.
+    """The names in a text file with one name per line, in order.
 
     Raises:
-        FileNotFoundError: the file is absent; the message ends in ``fix``.
-        ValueError: it is empty or names something twice.
+        FileNotFoundError: the file does not exist; the message ends in ``fix``.
+        ValueError: the file is empty or holds a name twice.
     """
     path = Path(list_file)
     if not path.is_file():
@@ -37,8 +37,8 @@ def load_listed(
     """Records ``{"file_name", "sem_seg_file_name"}`` of the listed names, in the order of the list.
 
     Raises:
-        FileNotFoundError: a list or folder is absent, or listed files are; counted, the first few named; the message
-            ends in ``fix``.
+        FileNotFoundError: the list, a folder, or a listed file does not exist. The message counts the missing files,
+            names the first few, and ends in ``fix``.
         ValueError: see :func:`read_list`.
     """
     names = read_list(list_file, fix=fix)

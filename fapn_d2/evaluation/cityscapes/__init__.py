@@ -1,1 +1,1 @@
-"""Scores of Cityscapes: semantic, instance, and the files that the server reads."""
+"""Scores of Cityscapes: semantic, instance, and the files that the test server reads."""

@@ -1,10 +1,10 @@
-"""Cityscapes' four semantic scores by counting, equal to the official script and many times as fast.
+"""Cityscapes' four semantic scores by counting: the same numbers as the official script, many times as fast.
 
 The official definitions (M. Cordts et al., "The Cityscapes Dataset", CVPR 2016, Section 4.1):
 
 - IoU of a class: TP / (TP + FP + FN) over all pixels whose ground truth is evaluated.
 - iIoU, for classes with instances: TP and FN are sums over objects, each pixel weighted with the average size of the
-  class over the size of its object; FP is not weighted, for predictions have no objects here.
+  class over the size of its object; FP is not weighted, because semantic predictions have no objects.
 - IoU_sup and iIoU_sup: the same over the categories (vehicle, human, ...).
 - Each mean is over the classes or categories that occur in ground truth or prediction.
 
@@ -29,9 +29,9 @@ class LabelTable:
     Attributes:
         names: name of each label id.
         category: number of its category, an index into ``categories``.
-        ignored: whether it is left out of the evaluation.
+        ignored: whether the label is left out of the evaluation.
         train_id: 0..18, or 255 for labels left out.
-        label_id: the other way, 19 numbers.
+        label_id: label id of each of the 19 train ids.
         categories: names of the categories, "void" among them.
         counted_by_object: categories all of whose labels have instances.
         average_size: class name -> average number of pixels of an object in the training set.
@@ -87,7 +87,7 @@ class CityscapesCounts:
             instance_ids: H,W: 1000 * label id + number for pixels of objects, the label id for all others.
 
         Raises:
-            ValueError: the sizes differ, or there are ids that Cityscapes does not have.
+            ValueError: the sizes differ, or a map holds ids that Cityscapes does not have.
         """
         if not prediction.shape == label_ids.shape == instance_ids.shape:
             raise ValueError(
@@ -121,8 +121,8 @@ class CityscapesCounts:
     def scores(self) -> dict[str, float]:
         """Percentages, NaN where undefined: the four means under the official names, then each class and category.
 
-        Keys: IoU, iIoU, IoU_sup, iIoU_sup, and IoU-road, iIoU-car, IoU_sup-vehicle, ... The same number of any number
-        of processes; all must call it.
+        Keys: IoU, iIoU, IoU_sup, iIoU_sup, and IoU-road, iIoU-car, IoU_sup-vehicle, ... All
+        processes must call it; the numbers do not depend on how many there are.
         """
         table = self._table
         matrix = sum_over_processes(self._matrix)

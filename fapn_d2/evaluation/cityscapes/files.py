@@ -11,7 +11,7 @@ def image_key(path: str | os.PathLike) -> str:
     """``<city>_<sequence>_<frame>`` of any file of an image, e.g. ``aachen_000000_000019_leftImg8bit.png``.
 
     Raises:
-        ValueError: the name does not begin in this way.
+        ValueError: the name does not have this form.
     """
     parts = Path(path).name.split(".")[0].split("_")
     if len(parts) < 3:
@@ -27,7 +27,7 @@ def ground_truth_files(dataset_name: str, kind: str) -> dict[str, str]:
         kind: "labelIds" or "instanceIds".
 
     Raises:
-        FileNotFoundError: there is no such file; names the folder and how to fix it.
+        FileNotFoundError: there is no such file; the message names the folder and says how to fix it.
     """
     gt_dir = Path(PathManager.get_local_path(MetadataCatalog.get(dataset_name).gt_dir))
     found = {image_key(path): str(path) for path in sorted(gt_dir.glob(f"*/*_gtFine_{kind}.png"))}

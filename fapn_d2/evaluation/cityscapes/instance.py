@@ -1,7 +1,8 @@
 """Instance segmentation on Cityscapes by the official script, in any number of processes on any number of machines.
 
-Detectron2's evaluator writes all predictions to one machine's disk and matches them in one process. Matching goes
-image by image, so here each process matches its own and only the matches, a few numbers an object, are gathered.
+Detectron2's evaluator writes all predictions to one machine's disk and matches them in one process. Images
+are matched independently, so here each process matches its own images, and only the matches (a few numbers per object)
+are gathered.
 """
 
 import logging
@@ -31,12 +32,12 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
     Args:
         dataset_name: e.g. "cityscapes_fine_instance_seg_val"; its metadata hold "thing_classes", and "gt_dir" with
             ``instanceIds`` PNGs.
-        prediction_dir: where predictions are kept as the server takes them: for each image a text file with a line
-            "mask file, label id, score" for each object, and the masks as PNGs. None: they are thrown away.
+        prediction_dir: folder for the predictions in the format of the test server: for each image a text file with one
+            line "mask file, label id, score" per object, and the masks as PNGs. None: they are not kept.
 
     Raises:
         FileNotFoundError: there is no ground truth.
-        ValueError: a class is none of Cityscapes'; the package cityscapesscripts is not installed.
+        ValueError: a class is not one of Cityscapes'; the package cityscapesscripts is not installed.
     """
 
     def __init__(self, dataset_name: str, *, prediction_dir: str | None = None):
@@ -45,7 +46,7 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
         label_of = load("helpers.labels").name2label
         self._classes = list(MetadataCatalog.get(dataset_name).thing_classes)
         if unknown := [name for name in self._classes if name not in label_of]:
-            raise ValueError(f"{dataset_name}: {unknown[0]!r} is no class of Cityscapes ({', '.join(label_of)})")
+            raise ValueError(f"{dataset_name}: {unknown[0]!r} is not a class of Cityscapes ({', '.join(label_of)})")
         self._label_ids = [label_of[name].id for name in self._classes]
         self._prediction_dir = prediction_dir
         self._temporary: tempfile.TemporaryDirectory | None = None
@@ -85,7 +86,7 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
         lines = []
         for i in range(len(instances)):
             number = int(instances.pred_classes[i])
-            # spaces end the file name in the text file; no class with instances has one, but a rename may bring it
+            # A space would end the file name in the text file. Only renamed classes can have one.
             mask_file = f"{key}_{i}_{self._classes[number].replace(' ', '_')}.png"
             mask = instances.pred_masks[i].numpy().astype(np.uint8)
             Image.fromarray(255 * mask).save(self._folder / mask_file)
@@ -100,7 +101,7 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
         """
         require_every_image(concatenate_over_processes(self._seen), list(self._truths), self._name)
         pairs = [(str(self._text_file(key)), self._truths[key]) for key in self._seen]
-        # keyed by image, for paths differ between machines; sorted, so that equal scores always come in one order
+        # keyed by image, because paths differ between machines; sorted, so that equal scores always have the same order
         matches = dict(zip(self._seen, instance_matches(pairs).values()))
         gathered = dict(sorted(concatenate_over_processes(list(matches.items()))))
         if self._temporary:
@@ -109,7 +110,7 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
             return None
         official = instance_scores(gathered)
         scores = {"AP": official["allAp"], "AP50": official["allAp50%"]}
-        # panoptic data sets name stuff among their classes, which has no AP
+        # the classes of panoptic data sets include stuff, which has no AP
         named = [name for name in self._classes if name in official["classes"]]
         scores |= {f"AP-{name}": official["classes"][name]["ap"] for name in named}
         scores = {name: 100 * float(score) for name, score in scores.items()}

@@ -1,9 +1,9 @@
-"""The official Cityscapes scripts, callable with today's numpy and from several processes.
+"""The official Cityscapes scripts, callable with current numpy and from several processes.
 
-cityscapesscripts up to 2.3.0 calls ``numpy.in1d``, which numpy 2.4 no longer has; ``numpy.isin`` is its successor and
-is lent under the old name while a script runs, and only then. The instance script also writes a ``matches.json`` into
-the current folder, which fails on the integers of today's numpy, and caches ground truth; only the parts of it that do
-neither are called here. Where something is wrong the scripts end the process (``sys.exit``); here that is an error.
+cityscapesscripts up to 2.3.0 calls ``numpy.in1d``, which numpy 2.4 no longer has. While a script runs, and only then,
+its successor ``numpy.isin`` is available under the old name. The instance script also writes a ``matches.json`` into
+the current folder, which fails on the integers of current numpy, and caches ground truth; we call only those parts of
+it that do neither. On errors the scripts end the process (``sys.exit``); the functions here raise an error instead.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ def todays_numpy() -> Iterator[None]:
 
 
 def semantic_scores(pairs: list[tuple[str, str]]) -> dict:
-    """What ``evalPixelLevelSemanticLabeling`` says of (prediction, ``*_gtFine_labelIds.png``) files.
+    """The result of ``evalPixelLevelSemanticLabeling`` for (prediction, ``*_gtFine_labelIds.png``) files.
 
     Args:
         pairs: predictions are PNGs of label ids; ``*_gtFine_instanceIds.png`` lies beside each ground truth.
@@ -58,7 +58,7 @@ def semantic_scores(pairs: list[tuple[str, str]]) -> dict:
         The script's result: "averageScoreClasses", "classScores", "averageScoreInstClasses", ... as fractions.
 
     Raises:
-        ValueError: the script refused; holds what it printed.
+        ValueError: the script refused to score; the message holds what it printed.
     """
     script = load("evaluation.evalPixelLevelSemanticLabeling")
     args = copy.copy(script.args)
@@ -75,10 +75,10 @@ def instance_matches(pairs: list[tuple[str, str]]) -> dict:
         pairs: (prediction ``.txt`` with lines "mask.png labelId confidence", ``*_gtFine_instanceIds.png``).
 
     Returns:
-        What :func:`instance_scores` takes; results of several calls (of several processes) can be united.
+        The argument of :func:`instance_scores`. Results of several calls (of several processes) can be merged.
 
     Raises:
-        ValueError: the script refused; holds what it printed.
+        ValueError: the script refused to score; the message holds what it printed.
     """
     if not pairs:
         return {}

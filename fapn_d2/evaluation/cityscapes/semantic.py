@@ -1,7 +1,8 @@
 """Semantic segmentation on Cityscapes: IoU, iIoU, IoU_sup, iIoU_sup (FaPN, Table 4), and IoU on boundaries (Table 2).
 
-Detectron2's evaluator hands all predictions to the official script through one machine's disk and scores them in one
-process. This one counts in every process and adds up; the official script is at hand to compare.
+Detectron2's evaluator writes all predictions to one machine's disk, where the official script scores them in one
+process. The evaluator here counts in every process and adds up the counts. It can also run the official script, for
+comparison.
 """
 
 import logging

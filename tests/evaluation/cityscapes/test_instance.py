@@ -121,6 +121,6 @@ def test_errors_name_what_is_wrong(dataset):
     with pytest.raises(ValueError, match=r"mars_0_1_x.png has no ground truth in toy_cityscapes"):
         CityscapesInstanceEvaluator(name).process([{"file_name": "mars_0_1_x.png"}], [{}])
     MetadataCatalog.get("toy_wrong_class").set(gt_dir=MetadataCatalog.get(name).gt_dir, thing_classes=["cat"])
-    with pytest.raises(ValueError, match=r"toy_wrong_class: 'cat' is no class of Cityscapes \(unlabeled, "):
+    with pytest.raises(ValueError, match=r"toy_wrong_class: 'cat' is not a class of Cityscapes \(unlabeled, "):
         CityscapesInstanceEvaluator("toy_wrong_class")
     MetadataCatalog.remove("toy_wrong_class")
