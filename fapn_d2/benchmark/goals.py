@@ -1,4 +1,4 @@
-"""How fast this project means to be, as comparisons with a number that their result must reach."""
+"""The project's targets for speed and memory: comparisons with a limit for their result."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,15 +13,15 @@ from .options import PASSES
 
 @dataclass(frozen=True)
 class Goal:
-    """A ratio of two alternatives of one comparison, and its limit.
+    """A limit for a ratio of two alternatives of one comparison.
 
     Attributes:
-        what: the sentence that the ratio completes, for the report.
-        of: "time", "memory", or "frames": those a second of the fastest alternative over the paper's.
-        limit: where the ratio must stay below, or above for ``at_least``.
+        what: what the ratio is, for the report.
+        of: "time", "memory", or "frames": frames per second of the fastest alternative divided by the paper's.
+        limit: the greatest ratio, or the least one for ``at_least``.
         measured: the alternative in the numerator.
         against: the alternative in the denominator.
-        at_least: the ratio is to be large.
+        at_least: the limit is the least ratio.
     """
 
     what: str
@@ -32,7 +32,7 @@ class Goal:
     at_least: bool = False
 
     def ratio(self, comparison: Comparison, measurements: Sequence[Measurement]) -> float | None:
-        """None where a part of it could not be measured."""
+        """The ratio; None if a part of it could not be measured."""
         if self.of == "frames":
             printed = comparison.setting["paper_fps"]
             frames = [1e3 * m.items / m.median_ms for m in measurements]
@@ -45,16 +45,16 @@ class Goal:
 
 @dataclass(frozen=True)
 class Trial:
-    """Comparisons of a suite of ``tools/benchmark.py``, and the goals that each of them must reach."""
+    """Comparisons of a suite of ``tools/benchmark.py``, and the goals of each of them."""
 
     suite: str
-    options: dict[str, Any] = field(default_factory=dict)  #: fields of `Options` that are not the user's
+    options: dict[str, Any] = field(default_factory=dict)  #: fields of `Options` that the user does not choose
     goals: tuple[Goal, ...] = ()
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A goal and what came out."""
+    """A goal and its result."""
 
     setting: dict[str, object]
     what: str
@@ -72,12 +72,12 @@ class Verdict:
 
 
 def trials(device: torch.device) -> tuple[Trial, ...]:
-    """The goals on a device: on CUDA those for an H100, on processors those for `THREADS` threads."""
+    """The goals for a device: on CUDA for an H100, on a CPU for `THREADS` threads."""
     return _CUDA if device.type == "cuda" else _CPU
 
 
 def judge(trial: Trial, comparison: Comparison, measurements: Sequence[Measurement]) -> list[Verdict]:
-    """Every goal of a trial against one of its comparisons."""
+    """The verdict on every goal of a trial for one of its comparisons."""
     verdicts = []
     for goal in trial.goals:
         ratio = goal.ratio(comparison, measurements)
@@ -116,7 +116,7 @@ def _over_fpn(what: str, limit: float) -> Goal:
     return Goal(f"{what}: FaPN's time over FPN's", "time", limit, "mask_rcnn_R_50_FaPN_1x", "mask_rcnn_R_50_FPN_1x")
 
 
-#: Of the processor's goals.
+#: CPU threads that the CPU goals are for.
 THREADS = 2
 _COCO = ((800, 1333),)
 _MASK_RCNN = tuple(str(CONFIGS / "fapn" / f"mask_rcnn_R_50_{neck}_1x.yaml") for neck in ("FPN", "FaPN"))

@@ -11,7 +11,7 @@ from ..config.loading import load_config
 from ..meta_arch.build import without_sync_bn
 
 OBJECTS_PER_IMAGE = 8
-#: A network with random weights is sure of nothing: keep its best boxes, else masks would have no work.
+#: Random weights give low scores. The best boxes are kept all the same, so that the mask head has work.
 SETTINGS = (
     *("MODEL.WEIGHTS", ""),
     *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
@@ -22,7 +22,7 @@ SETTINGS = (
 def build_random_network(
     config: str, overrides: tuple[str, ...], device: torch.device, memory_format: torch.memory_format
 ) -> tuple[nn.Module, CfgNode]:
-    """The network of a config file with seeded random weights, and the config. Raises what `load_config` raises."""
+    """The network of a config file with seeded random weights, and the config. Errors are those of `load_config`."""
     cfg = load_config(config, [*SETTINGS, *overrides, "MODEL.DEVICE", str(device)])
     torch.manual_seed(0)
     model = without_sync_bn(build_model(cfg))
@@ -70,8 +70,8 @@ def _rectangles(boxes: torch.Tensor, size: tuple[int, int], mask_format: str) ->
 def settle_norms(model: nn.Module, batch: list[dict]) -> None:
     """Give batch normalisations, frozen ones too, the statistics of one batch.
 
-    They start as the identity, which lets the activations of a network with random weights grow until losses are not
-    finite, where Detectron2 stops, or samples lie outside of their maps, where there is nothing to read.
+    As the identity, which they start as, they would let the activations of random weights grow until losses are not
+    finite (Detectron2 then stops) or samples lie outside of their maps (there is then nothing to read).
     """
 
     def measure(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:

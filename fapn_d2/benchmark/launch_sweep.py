@@ -1,4 +1,4 @@
-"""The Triton kernels of the deformable convolution in other launch shapes than the chosen ones."""
+"""The Triton kernels of the deformable convolution with other launch parameters than the chosen ones."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,10 +20,10 @@ KERNELS = {
 
 
 def sweep_comparisons(options: Options) -> Iterator[Comparison]:
-    """Each kernel in the chosen launch shape and in those around it, at the sizes of ``ops``.
+    """Each kernel with the chosen launch parameters and with similar ones, at the sizes of ``ops``.
 
-    Shapes that need more shared memory or registers than the device has are left out and named. In float32 the chosen
-    shape also runs with products from three TF32 products, which are nearly as exact and run on tensor cores.
+    Launches that need more shared memory or registers than the device has are skipped and named. In float32 the chosen
+    launch also runs with products made of three TF32 products, which are nearly as exact and run on tensor cores.
 
     Raises:
         ValueError: without CUDA.

@@ -14,35 +14,35 @@ import torch
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one alternative took in one setting."""
+    """Time and memory of one alternative in one setting."""
 
     suite: str  # "ops", "neck", "model" or "train"
-    setting: dict[str, object]  # what the alternatives have in common: size, batch, dtype, pass
-    name: str  # of the alternative
+    setting: dict[str, object]  # the same for all alternatives: size, batch, dtype, pass
+    name: str  # name of the alternative
     median_ms: float
     iqr_ms: float  # interquartile range of the runs
     runs: int
-    peak_mib: float | None  # memory above what was held before the call; None where it cannot be known
+    peak_mib: float | None  # memory beyond what was held before the call; None if it is unknown
     items: int = 1  # images in a call
 
 
 @dataclass
 class Comparison:
-    """Alternatives for one setting. ``reference`` names the one that the others' ratios refer to."""
+    """Alternatives for one setting. Ratios are relative to the alternative named ``reference``."""
 
     suite: str
     setting: dict[str, object]
     reference: str
     alternatives: Mapping[str, Callable[[], object]]
     items: int = 1
-    #: Errors that say that an alternative cannot run here, and are no reason to stop.
+    #: Errors of alternatives that cannot run here; the others are still measured.
     expected: tuple[type[Exception], ...] = (torch.OutOfMemoryError,)
-    #: Alternatives that raised one of those, with its first line.
+    #: Alternatives that raised one of them -> first line of its message.
     skipped: dict[str, str] = field(default_factory=dict)
 
 
 def measure(comparison: Comparison, device: torch.device, *, repeats: int, warmup: int) -> list[Measurement]:
-    """Run all alternatives ``repeats`` times in turns, so that a drift of the clock or a busy neighbour hits all alike.
+    """Run all alternatives ``repeats`` times in turns, so that other work on the machine slows all of them alike.
 
     An alternative that raises an error of ``comparison.expected`` is left out and noted in ``comparison.skipped``.
     """
@@ -77,9 +77,9 @@ def measure(comparison: Comparison, device: torch.device, *, repeats: int, warmu
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> float | None:
-    """MiB that ``call`` needs at its peak beyond what is held before: on CUDA of its allocator, else of the process.
+    """Peak memory of ``call`` in MiB beyond what was held before: of the CUDA allocator, or of the process.
 
-    The latter is known on Linux only, through /proc; None elsewhere.
+    The memory of a process is known on Linux only (from /proc); the result is None elsewhere.
     """
     _release(device)
     if device.type == "cuda":
@@ -89,7 +89,7 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> float | Non
         _synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the process's peak becomes its present size
+        Path("/proc/self/clear_refs").write_text("5")  # sets the peak of the process to its present size
         before = _status_kib("VmRSS")
         call()
         return max(0, _status_kib("VmHWM") - before) / 2**10
@@ -102,14 +102,14 @@ def _status_kib(name: str) -> int:
 
 
 def _release(device: torch.device) -> None:
-    """Give back memory that allocators keep, so that the peak of the next call shows."""
+    """Free memory that allocators keep, so that the peak of the next call can be seen."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return
     try:
         ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError, TypeError):  # not glibc: the peak may come out too small
+    except (OSError, AttributeError, TypeError):  # not glibc: the peak may be too small
         return
 
 

@@ -70,13 +70,13 @@ def train_comparisons(options: Options) -> Iterator[Comparison]:
             settle_norms(model, images)
             optimizer = build_optimizer(cfg, model.train())
             for group in optimizer.param_groups:
-                group["lr"] = 0.0  # the same work, and weights that stay as they are
+                group["lr"] = 0.0  # the same work, but the weights do not change
             scaler = torch.amp.GradScaler(options.device.type, enabled=setting["dtype"] == "fp16")
             model.backbone = options.prepared(model.backbone)
 
             def step():
                 optimizer.zero_grad()
-                # Detectron2's heads note statistics in a storage that its trainer opens.
+                # Detectron2's heads write statistics to a storage, which its trainer opens otherwise.
                 with EventStorage(), options.autocast(setting["dtype"]):
                     loss = sum(model(images).values())
                 scaler.scale(loss).backward()
@@ -99,7 +99,7 @@ def _settings(options: Options, suite: str, passes: tuple[str, ...]) -> Iterator
 
 
 def _compare(suite, setting, configs, build, items: int, options: Options) -> Comparison:
-    """One alternative a config; those with deformable convolutions once more on torchvision's operator."""
+    """One alternative for each config, and one more with torchvision's operator if it has deformable convolutions."""
     calls = {}
     for config in configs:
         name = Path(config).stem
@@ -112,7 +112,7 @@ def _compare(suite, setting, configs, build, items: int, options: Options) -> Co
 
 
 class _FixedMaps(Backbone):
-    """Stands for a bottom-up network and returns the same maps for any image."""
+    """Replaces a bottom-up network and returns the same maps for any image."""
 
     def __init__(self, bottom_up: Backbone, maps: dict[str, torch.Tensor]):
         super().__init__()

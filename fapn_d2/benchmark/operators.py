@@ -1,4 +1,4 @@
-"""Comparisons of single operators at the sizes that a pyramid has."""
+"""Comparisons of single operators at the sizes of a pyramid's levels."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -17,9 +17,11 @@ TAPS = 9
 
 
 def operator_comparisons(options: Options) -> Iterator[Comparison]:
-    """The modulated deformable 3x3 convolution beside torchvision's and, as the floor, a plain 3x3 convolution; the
-    flow warp of a map from the next coarser level and its sum with the finer map, beside plain ``F.grid_sample`` and,
-    as the floor, bilinear upsampling."""
+    """Two operators, each compared with another implementation and with a plain operation as the lower limit.
+
+    The modulated deformable 3x3 convolution is compared with torchvision's and with a plain 3x3 convolution; the flow
+    warp of the next coarser map plus the finer map with ``F.grid_sample`` and with bilinear upsampling.
+    """
     for operator in options.operators:
         settings, alternatives = OPERATORS[operator]
         for setting, tensors in settings(options):
@@ -35,8 +37,8 @@ def operator_comparisons(options: Options) -> Iterator[Comparison]:
 def operator_settings(options: Options) -> Iterator[tuple[dict[str, object], dict[str, torch.Tensor]]]:
     """Levels of a pyramid over the images, and the tensors of the deformable convolution there.
 
-    Input, offsets and mask come in the precision of the run, as a network under autocast hands them over; weights are
-    float32 parameters.
+    Input, offsets and mask have the precision of the run, as in a network under autocast; weights are float32
+    parameters.
     """
     return _settings(options, _tensors)
 
@@ -71,7 +73,7 @@ def _tensors(options: Options, size: tuple[int, int], batch: int, dtype: str) ->
 
     maps = {
         "x": normal(batch, c, *size),
-        "offset": 2 * normal(batch, 2 * g * TAPS, *size),  # pixels: most samples within 4 of their place
+        "offset": 2 * normal(batch, 2 * g * TAPS, *size),  # pixels: most samples are within 4 of their position
         "mask": normal(batch, g * TAPS, *size).sigmoid(),
     }
     maps = {k: t.to(DTYPES[dtype]).contiguous(memory_format=options.memory_format) for k, t in maps.items()}
@@ -114,8 +116,8 @@ def _deformable(x, offset, mask, weight, bias):
     return modulated_deform_conv2d(x, offset, mask, weight, bias)
 
 
-#: Operator -> where its tensors come from, and name -> function and the backend of deform_conv.py that it runs with,
-#: the floor first.
+#: Operator -> its settings, and its alternatives as name -> (function, backend of the deformable convolution). The
+#: lower limit comes first.
 OPERATORS = {
     "deform": (
         operator_settings,

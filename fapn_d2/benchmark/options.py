@@ -1,4 +1,4 @@
-"""What the user of the benchmark chose, and how a module is brought into that form."""
+"""The choices of the benchmark's user, and how they are applied to a module."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,7 +14,7 @@ from ..layers.deform_conv.backend import set_backend
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PASSES = ("forward", "forward+backward")
-#: What a frame of the suite speed is, from and to the memory of the device.
+#: What is timed as one frame in the suite "speed".
 TIMED = {
     "logits": "uint8 image to logits of its pixels",
     "labels": "uint8 image to labels of its pixels",
@@ -24,7 +24,7 @@ TIMED = {
 
 @dataclass(frozen=True)
 class Options:
-    """Settings that are the product of a run's comparisons, and switches that hold for all of them."""
+    """Lists whose product is the settings that are compared, and switches for all of them."""
 
     device: torch.device
     images: tuple[tuple[int, int], ...]  # (height, width) in pixels
@@ -44,11 +44,11 @@ class Options:
     timed: str = "logits"  # speed: a name in TIMED
 
     def check(self, suite: str) -> "Options":
-        """Returns itself. Raises ValueError for choices that cannot act in this suite or on this device."""
+        """Return the options. Raises ValueError for choices that have no effect in this suite or on this device."""
         if self.cuda_graph:
             check_cuda_graph(self.device)
         if self.cuda_graph and suite not in ("ops", "neck", "speed"):
-            raise ValueError(f"--cuda-graph records passes of ops, neck and speed; {suite} has sizes that vary")
+            raise ValueError(f"--cuda-graph records passes of ops, neck and speed; {suite} has varying sizes")
         if suite != "speed" and (self.fold_norms or self.timed != "logits"):
             raise ValueError(f"--fold-bn and --timed are for the suite speed, not {suite}")
         if self.cuda_graph and "forward+backward" in self.passes:
@@ -67,21 +67,21 @@ class Options:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def prepared(self, function: Callable | nn.Module) -> Callable | nn.Module:
-        """``function``, compiled for exactly the sizes it will see where compilation is asked for."""
+        """``function``, compiled for exactly the sizes it will get if ``compile`` is set."""
         if not self.compile:
             return function
-        torch.compiler.reset()  # else the sizes of earlier settings count towards the limit of recompilations
+        torch.compiler.reset()  # earlier settings would count towards the limit of recompilations
         return torch.compile(function, dynamic=False)
 
     def recorded(self, call: Callable[[], Any], backend: str) -> Callable[[], Any]:
-        """A forward pass without arguments, replayed from a CUDA graph where asked for."""
+        """A forward pass without arguments, replayed from a CUDA graph if ``cuda_graph`` is set."""
         if not self.cuda_graph:
             return call
         return with_backend(backend, graphed)(call)
 
 
 def with_backend(backend: str, call: Callable) -> Callable:
-    """``call``, during which the deformable convolution is computed by ``backend`` (see `set_backend`)."""
+    """``call`` with the deformable convolution computed by ``backend`` (see `set_backend`)."""
 
     @wraps(call)
     def run(*args):

@@ -1,4 +1,4 @@
-"""Made-up ground truth and predictions of the size and crowdedness of the benchmarks, written to disk."""
+"""Generated ground truth and predictions with the image sizes and numbers of objects of the benchmarks, on disk."""
 
 from pathlib import Path
 
@@ -17,9 +17,10 @@ _OBJECTS = (24, 24, 25, 26, 26, 26, 27, 28, 33)
 
 def street_scenes(folder: Path, images: int, size: tuple[int, int]) -> list[Path]:
     """Files of ``images`` scenes: ``<stem>_gtFine_labelIds.png``, ``<stem>_gtFine_instanceIds.png`` and
-    ``<stem>_pred.png``, label ids all; gives the stems.
+    ``<stem>_pred.png``, all with label ids; returns the stems.
 
-    Regions of stuff, 80 poles and signs, 40 objects; predictions are the truth moved by three pixels, with errors.
+    Each has regions of stuff, 80 poles and signs, and 40 objects. Predictions are the ground truth moved by three
+    pixels, with errors.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stems = [folder / f"town_{number:06d}_000019" for number in range(images)]
@@ -67,7 +68,7 @@ def panoptic_pairs(folder: Path, images: int, size: tuple[int, int]) -> list[tup
 
 
 def coco_boxes(images: int) -> tuple[dict, list[dict]]:
-    """COCO annotations with 7 boxes an image of 80 classes, and 20 detections an image, half of them near a box."""
+    """COCO annotations with 7 boxes per image and 80 classes, and 20 detections per image, half of them near a box."""
     rng = np.random.default_rng(0)
     true, found = [], []
     for image in range(1, images + 1):
@@ -91,7 +92,7 @@ def coco_boxes(images: int) -> tuple[dict, list[dict]]:
 
 
 def _ellipse(rng: np.random.Generator, images: tuple, values: tuple, part: tuple[float, float]) -> None:
-    """The same ellipse into each image; its axes are between ``part`` of the height."""
+    """Draw the same ellipse on each image; ``part`` is the range of its axes as fractions of the height."""
     height, width = images[0].shape
     center = int(rng.integers(0, width)), int(rng.integers(0, height))
     axes = tuple(int(a) + 1 for a in rng.uniform(*part, 2) * height)

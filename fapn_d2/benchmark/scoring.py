@@ -1,7 +1,6 @@
-"""How long scoring takes, ours beside the official way, on made-up predictions of real size.
+"""Time of scoring, ours and the official implementation's, on generated predictions of real size.
 
-Each function makes its files, scores them both ways, and says by how much the numbers differ: a fast score that is
-wrong is worth nothing.
+Each function makes its files, scores them in both ways, and returns by how much the numbers differ.
 """
 
 import contextlib
@@ -36,16 +35,16 @@ CATEGORIES = [{"id": i, "isthing": int(i <= 80)} for i in range(1, 134)]
 
 @dataclass(frozen=True)
 class Timing:
-    """One measure computed both ways from the same files.
+    """One measure, computed in both ways from the same files.
 
     Attributes:
         measure: what is computed.
-        reference: the other way, always in one process, for that is how it is made.
-        seconds_per_image: ours, wall time with ``processes`` at work.
-        reference_seconds_per_image: the other way's.
-        processes: of ours.
-        images: how many the data set has.
-        difference: the largest between the two ways' numbers, in points of a percentage (boundary: in pixels).
+        reference: the other implementation, always in one process, as it is designed.
+        seconds_per_image: our wall time with ``processes`` processes.
+        reference_seconds_per_image: wall time of the other implementation.
+        processes: number of our processes.
+        images: number of images of the data set.
+        difference: the largest difference of the numbers, in percentage points (boundary: in pixels).
     """
 
     measure: str
@@ -57,13 +56,13 @@ class Timing:
     difference: float
 
     def projected(self) -> tuple[float, float]:
-        """Seconds for the whole data set, ours and the other way's."""
+        """Seconds for the whole data set, ours and the other implementation's."""
         return self.seconds_per_image * self.images, self.reference_seconds_per_image * self.images
 
 
 def cityscapes(folder: Path, *, images: int, processes: int, size: tuple[int, int] = (1024, 2048)) -> Timing:
-    """All that the evaluator does from a network's scores to IoU, iIoU, IoU_sup and iIoU_sup, on the CPU; beside what
-    Detectron2 does: arg max, a PNG for each image, the official script."""
+    """From a network's scores to IoU, iIoU, IoU_sup and iIoU_sup on the CPU, compared with what Detectron2 does: arg
+    max, a PNG for each image, the official script."""
     stems = street_scenes(folder / "town", images, size)
     name = f"benchmark_{folder.name}"
     MetadataCatalog.get(name).gt_dir = str(folder)
@@ -84,7 +83,7 @@ def cityscapes(folder: Path, *, images: int, processes: int, size: tuple[int, in
 
 
 def boundary(folder: Path, *, images: int, processes: int, size: tuple[int, int] = (1024, 2048)) -> Timing:
-    """Boundary mIoU at the paper's widths, beside one exact distance transform a label (of one image; it is slow)."""
+    """Boundary mIoU at the paper's widths, compared with an exact distance transform for each label of one image."""
     stems = street_scenes(folder, images, size)
     ours = _seconds(_score_boundary, stems, processes)
     labels = _train_ids(stems[0])
@@ -93,7 +92,7 @@ def boundary(folder: Path, *, images: int, processes: int, size: tuple[int, int]
     theirs = time.perf_counter() - start
     return Timing(
         measure="boundary mIoU at 3, 5, 8 and 12 px",
-        reference="a distance transform a label",
+        reference="a distance transform per label",
         seconds_per_image=ours / images,
         reference_seconds_per_image=theirs,
         processes=processes,
@@ -103,7 +102,7 @@ def boundary(folder: Path, *, images: int, processes: int, size: tuple[int, int]
 
 
 def panoptic(folder: Path, *, images: int, processes: int, size: tuple[int, int] = (480, 640)) -> Timing:
-    """PQ, SQ and RQ of things and stuff, beside panopticapi on the same PNGs."""
+    """PQ, SQ and RQ of things and stuff, compared with panopticapi on the same PNGs."""
     from panopticapi.evaluation import pq_compute_single_core
 
     pairs = panoptic_pairs(folder, images, size)
@@ -131,7 +130,7 @@ def panoptic(folder: Path, *, images: int, processes: int, size: tuple[int, int]
 
 
 def coco(folder: Path, *, images: int, processes: int = 1) -> Timing:
-    """Box AP, hotcoco beside pycocotools, without loading; hotcoco starts threads of its own, here no processes."""
+    """Box AP of hotcoco compared with pycocotools, without loading. hotcoco uses threads instead of processes."""
     import hotcoco
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -154,11 +153,11 @@ def coco(folder: Path, *, images: int, processes: int = 1) -> Timing:
 
 
 def _seconds(score: Callable[[list], object], items: Sequence, processes: int) -> float:
-    """Wall time of scoring shares of ``items`` at the same time, without starting the processes."""
+    """Wall time of scoring shares of ``items`` in parallel, without the time to start the processes."""
     shares = [list(items[i::processes]) for i in range(processes)]
-    # one thread each: processes are what is counted
+    # one thread each, because processes are counted
     with ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        list(pool.map(score, [list(items[:1])] * processes))  # what is read once is read before
+        list(pool.map(score, [list(items[:1])] * processes))  # fills caches
         start = time.perf_counter()
         list(pool.map(score, shares))
         return time.perf_counter() - start
@@ -166,7 +165,7 @@ def _seconds(score: Callable[[list], object], items: Sequence, processes: int) -
 
 @functools.cache
 def _network_output(prediction: Path) -> torch.Tensor:
-    """(19, H, W) scores whose maximum is the prediction of one scene, for all scenes: making them is not scoring."""
+    """(19, H, W) scores whose maximum is the prediction of one scene; made once, because only scoring is timed."""
     train_ids = torch.from_numpy(label_table().train_id[read_label(str(prediction))].astype(np.int64))
     scores = torch.rand(19, *train_ids.shape, generator=torch.Generator().manual_seed(0))
     return scores.scatter_add_(0, train_ids[None], torch.ones(1, *train_ids.shape))
@@ -202,7 +201,7 @@ def _train_ids(stem: Path) -> np.ndarray:
 
 
 def _rings_by_distance(labels: np.ndarray) -> np.ndarray:
-    """The definition, label by label: the distance from each pixel of a label to the nearest of another."""
+    """The definition, for each label: the distance from each of its pixels to the nearest pixel of another label."""
     distance = np.full(labels.shape, math.inf)
     for label in np.unique(labels):
         own = labels == label

@@ -1,9 +1,9 @@
-"""Frames a second of real-time networks at fixed size, beside what their papers print.
+"""Frames per second of real-time networks at a fixed size, compared with their papers.
 
-The papers do not say what exactly they timed. A frame here is one pass of the network in evaluation mode, the device
-idle before and after: by default from a uint8 image on the device to logits at the image's size, which includes the
-normalisation of the image and the last upsampling; see TIMED for the other choices. Weights are random, with batch
-statistics settled on an image, and images are noise: neither changes the work.
+The papers do not say what exactly they timed. Here a frame is one pass of the network in evaluation mode, with the
+device idle before and after. By default it starts with a uint8 image on the device and ends with logits at the image's
+size, so that normalisation and the last upsampling are included; TIMED has the other choices. Weights are random, with
+batch statistics of one image, and images are noise; the work is the same.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ DEFAULTS = {
 
 
 def speed_comparisons(options: Options) -> Iterator[Comparison]:
-    """Each network at each size: plain in float32, as the papers ran theirs, then in each precision as asked for."""
+    """Each network at each size: plain in float32, as in the papers, then in each precision with the user's options."""
     for size in options.images:
         configs = [config for group in options.configs for config in group]
         for config in configs or [str(CONFIGS / name) for name in DEFAULTS.get(size, CITYSCAPES)]:
@@ -93,7 +93,7 @@ def _comparison(config: str, size: tuple[int, int], batch: int, options: Options
 
 
 def paper_row(config: str, cfg: CfgNode, size: tuple[int, int]) -> Row | None:
-    """The first row of the ledgers that prints frames a second of this very network on images of this size."""
+    """The first row of the ledgers with frames per second of exactly this network on images of this size."""
     wanted = _network_of(cfg)
     for row in _rows_with_speed():
         if row.network.config != Path(config).resolve():
@@ -115,7 +115,7 @@ def _network_of(cfg: CfgNode) -> str:
 
 
 def _test_size(cfg: CfgNode) -> tuple[int, int]:
-    """Images that are tested as they are, whatever their size, were timed at the size of the training's crops."""
+    """Size of timed images: that of training crops if images are tested at their own size."""
     if cfg.INPUT.MIN_SIZE_TEST == 0:
         return tuple(cfg.INPUT.SCALE_CROP.SIZE)
     return cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST

@@ -1,11 +1,11 @@
 """Measurements as a table to read and as JSON to keep."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tabulate import tabulate
 
+from .. import files
 from .measure import Comparison, Measurement
 
 _TIMES = ("median ms", "IQR")
@@ -50,11 +50,11 @@ def speed_table(comparison: Comparison, measurements: Sequence[Measurement]) -> 
 def write_json(
     path: str, machine: dict[str, object], measurements: Sequence[Measurement], goals: Sequence[dict[str, object]] = ()
 ) -> None:
-    """``machine``, one record a measurement and, where there are goals, one a goal; the folder is made."""
+    """Write ``machine``, one record for each measurement and, if there are goals, one for each of them; the folder is
+    made if it does not exist."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     records = [vars(m) for m in measurements]
-    content = {**machine, "measurements": records} | ({"goals": list(goals)} if goals else {})
-    Path(path).write_text(json.dumps(content, indent=1) + "\n")
+    files.write_json(path, {**machine, "measurements": records} | ({"goals": list(goals)} if goals else {}))
 
 
 def _text(

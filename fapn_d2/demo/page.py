@@ -20,7 +20,7 @@ from ..visualization.sheet import Picture
 from ..visualization.view import View, alignment_row, look
 from .twins import BETTER, HEADER, SCORES, Twin, score_of, threads
 
-SCALE = 3  #: screen pixels an image pixel in pictures of whole images
+SCALE = 3  #: screen pixels per image pixel in pictures of whole images
 SEEN_SCALE = 2  #: the same for images as the networks see them
 ZOOM = 8  #: the same in magnified windows
 WINDOW = (60, 72)  #: (H, W) of those, in image pixels
@@ -37,7 +37,7 @@ LOSS_TITLES = {
 
 @dataclass
 class Sample:
-    """One image of the test set with all that is drawn of it."""
+    """One image of the test set with everything that is drawn of it."""
 
     image: np.ndarray
     truth: Segments
@@ -48,14 +48,14 @@ class Sample:
         return [view.found for view in self.views]
 
     def difference(self) -> tuple[int, tuple[int, int, int, int]]:
-        """Pixels in which the two networks' classes differ, in the window where most do, and that window."""
+        """The window where the two networks' classes differ in most pixels, after the number of these pixels."""
         a, b = class_maps(self.found[0], self.found[-1])
         y0, x0, y1, x1 = box = most_different_window(a, b, WINDOW)
         return int((a[y0:y1, x0:x1] != b[y0:y1, x0:x1]).sum()), box
 
 
 def class_maps(*all_found: Segments) -> list[np.ndarray]:
-    """(H,W) class numbers of each, by one numbering; -1 for no segment."""
+    """(H,W) class numbers of each, with the same numbers for all; -1 for no segment."""
     names = {s.name for found in all_found for s in found.segments.values()}
     numbers = {name: i for i, name in enumerate(sorted(names))}
     maps = []
@@ -89,8 +89,8 @@ def write_report(twins: Sequence[Twin], path: str | Path, *, seconds: float, com
     Args:
         twins: of ``run_demo``; the last one aligns.
         path: of the HTML file.
-        seconds: the whole demo took until here.
-        command: that made it, for the page to quote.
+        seconds: time that the demo has taken so far.
+        command: the command that made the page, which quotes it.
     """
     samples = collect(twins, limit=40)
     base, ours = twins[0], twins[-1]
@@ -103,7 +103,7 @@ def write_report(twins: Sequence[Twin], path: str | Path, *, seconds: float, com
     page.table(HEADER, [t.row() for t in twins], best=BETTER)
     page.text(
         "One seed and a minute or two do *not* rank the two methods: another seed can turn the order around. "
-        "What ranks them are the full schedules on COCO and Cityscapes, whose configs are in `configs/fapn`."
+        "To rank them, run the full schedules on COCO and Cityscapes, whose configs are in `configs/fapn`."
     )
     _predictions(page, twins, samples)
     _differences(page, twins, samples)
@@ -114,7 +114,7 @@ def write_report(twins: Sequence[Twin], path: str | Path, *, seconds: float, com
 
 
 def score_text(twins: Sequence[Twin]) -> str:
-    """One honest sentence: who is ahead in what, by how much."""
+    """Who is ahead in which score, and by how much, in two sentences."""
     base, ours = twins[0], twins[-1]
     gains = {}
     for name in SCORES:
@@ -135,8 +135,8 @@ def score_text(twins: Sequence[Twin]) -> str:
 def _predictions(page: Page, twins: Sequence[Twin], samples: Sequence[Sample], *, number: int = 6) -> None:
     page.section(
         "Predictions and ground truth",
-        f"The first {min(number, len(samples))} test images, none picked. Each object has a tone of its class's colour "
-        "and an outline; black is what a network leaves without a label.",
+        f"The first {min(number, len(samples))} test images. Each object has an outline and a tone of its class's "
+        "colour. Black pixels have no label from the network.",
     )
     page.legend(legend_of(samples))
     rows = []
@@ -157,8 +157,8 @@ def legend_of(samples: Sequence[Sample]) -> list[tuple[str, str]]:
 def _differences(page: Page, twins: Sequence[Twin], samples: Sequence[Sample], *, number: int = 4) -> None:
     page.section(
         "Where they differ most",
-        f"The {WINDOW[1]} x {WINDOW[0]} pixels in which the classes that the two predict differ most, in the {number} "
-        f"images of {len(samples)} where that is most; chosen without regard to who is right.",
+        f"The {WINDOW[1]} x {WINDOW[0]} pixels in which the two networks' classes differ most, in the {number} of "
+        f"{len(samples)} images that differ most. Which network is right plays no part in the choice.",
     )
     ranked = sorted(samples, key=lambda s: -s.difference()[0])[:number]
     rows = []
@@ -182,9 +182,10 @@ def _alignment(page: Page, twin: Twin, samples: Sequence[Sample], *, number: int
     page.section(
         f"Features before and after alignment ({twin.name})",
         f"Figure 6 of the paper for the last alignment, {last.title}: the upsampled map that goes in, and the aligned "
-        f"map that comes out, both as the {REDUCTION} on one colour scale. Offsets say where, on average over taps and "
-        "groups weighted by their strength, the deformable convolution takes its samples from: as arrows, and in "
-        "colours, whose hue is the direction (see the wheel) and whose strength is the length in image pixels.",
+        f"map that comes out, both as the {REDUCTION} on one colour scale. Offsets are where the deformable "
+        "convolution takes its samples from: a mean over taps and groups, weighted by their strength. They are drawn "
+        "as arrows and in colours, whose hue is the direction (see the wheel) and whose strength is the length in "
+        "image pixels.",
     )
     rows = []
     for sample in samples[:number]:
@@ -199,7 +200,7 @@ def _alignment(page: Page, twin: Twin, samples: Sequence[Sample], *, number: int
 
 
 def _losses(page: Page, twins: Sequence[Twin]) -> None:
-    page.section("Loss curves", "Training losses, each the median of the last 20 iterations.")
+    page.section("Loss curves", "Training losses. Each value is the median of the last 20 iterations.")
     page.legend([(t.name, f"var(--{color})") for t, color in zip(twins, ("first", "second"))])
     charts = []
     for key, title in LOSS_TITLES.items():

@@ -1,4 +1,4 @@
-"""A panoptic FaPN and its FPN twin trained, scored and timed alike: what ``make demo`` runs."""
+"""Training, scoring and timing a panoptic FaPN and its FPN twin in the same way: what ``make demo`` runs."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ from ..engine.trainer import Trainer
 from ..inference.trained import use_available_device
 from ..reproduction.runs import read_losses
 
-#: Name in tables and pictures -> config. The first is the yardstick.
+#: Name in tables and pictures -> config. The others are compared with the first.
 TWINS = {
     "FPN": "quickstart/panoptic_FPN_shapes.yaml",
     "FaPN": "quickstart/panoptic_FaPN_shapes.yaml",
@@ -47,7 +47,8 @@ BETTER = (None, "max", "max", "max", "max", None, "min")
 def score_of(results: dict, column: str) -> float:
     """The score for a column of SCORES; nan if there is none, as mask AP of a network that finds no objects."""
     task, metric = SCORES[column]
-    return results.get(task, {}).get(metric, float("nan"))
+    value = results.get(task, {}).get(metric)
+    return float("nan") if value is None else value  # JSON has no NaN
 
 
 @dataclass
@@ -78,15 +79,15 @@ def run_demo(folder: str | Path, *, shrink: float = 1.0, opts: Sequence[str] = (
 
     Args:
         folder: each network gets a sub-folder with checkpoint, config, ``metrics.json`` and ``results.json``;
-            ``log.txt`` has what Detectron2 says.
-        shrink: factor on the number of iterations, in (0, 1].
+            Detectron2's messages are in ``log.txt``.
+        shrink: factor for the number of iterations, in (0, 1].
         opts: KEY VALUE pairs for both configs.
 
     Returns:
         The networks in the order of TWINS.
 
     Raises:
-        ValueError: ``shrink`` is out of range, or an option that is unknown or of the wrong type.
+        ValueError: ``shrink`` is out of range, or an option is unknown or has the wrong type.
     """
     if not 0 < shrink <= 1:
         raise ValueError(f"--shrink takes a factor in (0, 1], got {shrink:g}")
@@ -95,7 +96,7 @@ def run_demo(folder: str | Path, *, shrink: float = 1.0, opts: Sequence[str] = (
     configs = {name: demo_config(name, folder / name, shrink=shrink, opts=opts) for name in TWINS}
     with _talk_to_file(folder / "log.txt"):
         for dataset in {d for cfg in configs.values() for d in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)}:
-            DatasetCatalog.get(dataset)  # generated on first use, before the clock of the first network runs
+            DatasetCatalog.get(dataset)  # generated on first use, before the first network is timed
         twins = [train_twin(name, cfg) for name, cfg in configs.items()]
         time_twins(twins)
     return twins
@@ -112,17 +113,17 @@ def demo_config(name: str, folder: Path, *, shrink: float, opts: Sequence[str]) 
 
 
 def train_twin(name: str, cfg: CfgNode) -> Twin:
-    """Train and score with the ``Trainer`` that tools/train_net.py uses, showing a bar with time left and loss."""
+    """Train and score with the ``Trainer`` of tools/train_net.py; a bar shows the time left and the loss."""
     start = time.perf_counter()
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(cfg.dump())
     metrics = folder / "metrics.json"
-    metrics.unlink(missing_ok=True)  # Detectron2 appends, and an earlier demo's losses are no part of this one
+    metrics.unlink(missing_ok=True)  # Detectron2 appends, and the losses of an earlier demo do not belong here
     seed_all_rng(cfg.SEED)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)
-    # First among the hooks: the evaluation at the end belongs to no iteration.
+    # First among the hooks, so that the evaluation at the end is not counted as part of an iteration.
     trainer.register_hooks([ProgressBar(name)])
     trainer.train()
     return Twin(
@@ -137,14 +138,14 @@ def train_twin(name: str, cfg: CfgNode) -> Twin:
 
 
 def time_twins(twins: Sequence[Twin], *, images: int = 30) -> None:
-    """Set ``milliseconds``: median over images, one at a time. The networks take turns, so that whatever else the
-    machine does meets both."""
+    """Set ``milliseconds``: the median over images, one at a time. The networks take turns, so that other work on the
+    machine slows both."""
     loaders = [Trainer.build_test_loader(t.cfg, t.cfg.DATASETS.TEST[0]) for t in twins]
     times: list[list[float]] = [[] for _ in twins]
     for i, batches in zip(range(images), zip(*loaders)):
         for twin, batch, seconds in zip(twins, batches, times):
             if i == 0:
-                _timed(twin, batch)  # meets cold caches
+                _timed(twin, batch)  # warms up caches
             seconds.append(_timed(twin, batch))
     for twin, seconds in zip(twins, times):
         twin.milliseconds = 1000 * statistics.median(seconds)
@@ -166,7 +167,7 @@ class ProgressBar(HookBase):
         self.title = title
 
     def before_train(self) -> None:
-        # Without a terminal each refresh is a line of a log.
+        # Without a terminal each refresh is a line in a log.
         interval = 0.5 if sys.stderr.isatty() else 20
         self._bar = tqdm(
             total=self.trainer.max_iter - self.trainer.start_iter,
@@ -196,7 +197,7 @@ def text_table(twins: Sequence[Twin]) -> str:
 
 @contextlib.contextmanager
 def _talk_to_file(path: Path) -> Iterator[None]:
-    """Send logs, warnings and what the evaluators print to a file; stderr, with the bars and errors, is left alone."""
+    """Send logs, warnings and the evaluators' output to a file; stderr, with bars and errors, stays as it is."""
     names = ("detectron2", "fapn_d2", "fvcore", "py.warnings", "torch.fx")
     with open(path, "w") as file:
         handler = logging.StreamHandler(file)
@@ -220,5 +221,5 @@ def _talk_to_file(path: Path) -> Iterator[None]:
 
 
 def threads() -> int:
-    """CPU threads that torch computes with, as many as there are cores for this process."""
+    """Number of CPU threads that torch computes with."""
     return min(torch.get_num_threads(), os.cpu_count() or 1)

@@ -1,4 +1,4 @@
-"""Parameters and operations of a config's network, module by module."""
+"""Parameters and operations of a config's network, for each module."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,14 @@ from .complexity import Complexity, count_flops
 
 @dataclass(frozen=True)
 class Analysis:
-    """A network's size; modules by qualified name, with their children in them."""
+    """The size of a network; the numbers of a module contain those of its children."""
 
     parameters: dict[str, int]  #: by module; "" is the whole network
     trainable: int
     complexity: Complexity
 
     def table(self, depth: int) -> str:
-        """Modules down to ``depth`` dots in their names, with thousands of millions of operations, then the sums."""
+        """Modules with fewer than ``depth`` dots in their names, with billions of operations (G), then the sums."""
         total, flops = self.parameters[""], self.complexity
         rows = []
         for name, count in self.parameters.items():
@@ -35,8 +35,8 @@ class Analysis:
 def analyze(cfg: CfgNode, *, size: tuple[int, int], convention: str = "macs") -> Analysis:
     """Build the network of ``cfg`` and run it once on an image of ``size`` (height, width), in evaluation.
 
-    Networks that only segment are built and run on the meta device, which takes neither memory nor time. Detectors need
-    numbers to choose regions: they run on the CPU, with random weights and the regions that these happen to find.
+    Networks that only segment are built and run on the meta device, which needs neither memory nor time. Detectors need
+    numbers to choose regions: they run on the CPU with random weights and the regions found by these.
 
     Raises:
         ValueError: ``size`` is not positive, or as ``count_flops``.

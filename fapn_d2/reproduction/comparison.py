@@ -1,4 +1,4 @@
-"""Finished runs beside each other: scores with their spread over seeds, time of an iteration, loss curves."""
+"""Comparing finished runs: scores with their spread over seeds, time per iteration, loss curves."""
 
 import statistics
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ def headline_scores(groups: Sequence[Group]) -> list[str]:
 
 
 def comparison_table(groups: Sequence[Group], keys: Sequence[str] = ()) -> str:
-    """Markdown: a row for each group, with the difference to the first one's mean.
+    """A Markdown table with a row for each group, with the difference from the first group's mean.
 
     Args:
-        groups: what to compare.
-        keys: "task/metric"; none: :func:`headline_scores`.
+        groups: groups of runs to compare.
+        keys: "task/metric"; default: :func:`headline_scores`.
 
     Raises:
-        ValueError: a key that not all runs have.
+        ValueError: not all runs have a key.
     """
     known = headline_scores(groups)
     for key in keys:
@@ -54,16 +54,16 @@ def shared_losses(groups: Sequence[Group]) -> tuple[list[str], list[str]]:
 
 
 def draw_losses(groups: Sequence[Group], path: str | Path) -> list[str]:
-    """Write a picture with a chart for each loss that all runs have; thin lines are runs, the thick one is their mean.
+    """Write a picture with a chart for each loss that all runs have; thin lines are runs, thick lines their means.
 
-    The total is left out where the methods' losses differ, because it then sums different things.
+    The total is left out if the methods have different losses, because totals cannot be compared then.
 
     Args:
-        groups: what to compare.
-        path: PNG, SVG or PDF by its name.
+        groups: groups of runs to compare.
+        path: the picture, PNG, SVG or PDF by its ending.
 
     Returns:
-        The losses that only some have, which are not drawn.
+        The losses that only some runs have, which are not drawn.
     """
     keys, others = shared_losses(groups)
     if others and len(keys) > 1:

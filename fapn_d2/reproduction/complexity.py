@@ -1,7 +1,6 @@
-"""What a network costs: operations counted while it runs, also on the meta device, in the conventions of the papers.
+"""The cost of a network: operations counted while it runs, also on the meta device, by the conventions of the papers.
 
-Papers print "GFLOPs" and mean different things. A convention says how much an operation of each kind counts; kinds are
-counted in these units:
+Papers mean different things by "GFLOPs". A convention says how much an operation of each kind counts. The units are:
 
 ===============  =====================================================================================
 kind             one unit is
@@ -33,10 +32,10 @@ from ..layers.feature_selection import FeatureSelection
 
 @dataclass(frozen=True)
 class Convention:
-    """What a unit of each kind counts for; kinds that are not named count for nothing."""
+    """The weight of a unit of each kind; kinds that are not named are not counted."""
 
     factors: Mapping[str, float]
-    #: Operations that our code rewrites count as in the papers' formulas: see ``_PRINTED``.
+    #: Operations that our code computes in another way count as in the papers' formulas: see ``_PRINTED``.
     as_printed: bool = False
 
 
@@ -61,14 +60,14 @@ class Complexity:
     total: float  #: operations in the convention asked for
     by_module: dict[str, float]  #: the same by qualified name; a module's number contains its children's
     operations: dict[str, int]  #: units by kind, before the convention is applied
-    parameters: int  #: that the pass reads: in evaluation, all but those of auxiliary branches for training
+    parameters: int  #: number that the pass reads: in evaluation all but those of auxiliary branches for training
 
 
 def count_flops(model: nn.Module, *inputs, convention: str = "macs") -> Complexity:
-    """Run ``model(*inputs)`` once without gradients and count.
+    """Run ``model(*inputs)`` once without gradients and count its operations.
 
-    The model runs in the mode (training or not) and on the device it is in; on the meta device nothing is computed and
-    any network is counted in a moment.
+    The mode (training or not) and the device are those of the model. On the meta device nothing is computed, so
+    that any network is counted quickly.
 
     Raises:
         ValueError: ``convention`` is not a name in CONVENTIONS.
@@ -101,7 +100,7 @@ def count_flops(model: nn.Module, *inputs, convention: str = "macs") -> Complexi
 
 
 class _Counter(TorchDispatchMode):
-    """Counts every operation for all modules whose forward is running."""
+    """Counts every operation for all modules whose ``forward`` is running."""
 
     def __init__(self):
         super().__init__()
@@ -159,18 +158,18 @@ def _units(func, args, kwargs, output) -> dict[str, int]:
 
 
 def _printed_feature_align(module: FeatureAlign, fine: Tensor, coarse: Tensor) -> dict[str, int]:
-    """Equation 1 has the 1x1 convolution of the upsampled map at the fine size, ours is at the coarse one."""
+    """In Equation 1 the 1x1 convolution of the upsampled map is at the fine size, in our code at the coarse size."""
     channels = fine.shape[1]
     return {"conv": (fine.numel() - coarse.numel()) * channels}
 
 
 def _printed_feature_selection(module: FeatureSelection, x: Tensor) -> dict[str, int]:
-    """Equation 4 has a 1x1 convolution where ours is a matrix product."""
+    """Equation 4 has a 1x1 convolution, our code a matrix product."""
     macs = x.numel() * module.selection.out_channels
     return {"conv": macs, "matmul": -macs}
 
 
-#: Modules that compute the same as their paper by other operations -> what the paper's formula has more.
+#: Modules that compute their paper's formula by other operations -> operations that the formula has in addition.
 _PRINTED: dict[type, Callable[..., dict[str, int]]] = {
     FeatureAlign: _printed_feature_align,
     FeatureSelection: _printed_feature_selection,

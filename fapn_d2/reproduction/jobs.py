@@ -1,10 +1,10 @@
-"""Training and scoring what a row of the ledger says, and keeping what came out.
+"""Training and scoring the networks of a ledger's row, and storing the results.
 
 A network is trained once for all rows that share it: its folder is named after the config and a hash of every key that
 training reads. A row that tests the same weights in another way (another size, other measures) only scores them. A row
-with a pretraining starts all its seeds from the weights of one pretraining, which is a run of its own. What a run gave
-is in ``record-<hash>.json`` beside the weights, under a hash of the whole config; rows find their numbers by that hash,
-and runs that were shrunk or changed by hand never count as a row's.
+with a pretraining starts all its seeds from the weights of one pretraining, which is a separate run. The result of a
+run is in ``record-<hash>.json`` beside the weights, with a hash of the whole config. Rows find their numbers by this
+hash, so that runs that were shrunk or changed by hand never count for a row.
 """
 
 import json
@@ -31,25 +31,25 @@ class Job:
     row: str
     network_name: str
     config: Path
-    options: tuple[Any, ...]  #: KEY VALUE pairs: the row's, those of shrinking, those by hand
-    changed: tuple[Any, ...]  #: those of them that are not the row's
+    options: tuple[Any, ...]  #: KEY VALUE pairs of the row, of shrinking, and of the user
+    changed: tuple[Any, ...]  #: the pairs that are not of the row
     seed: int
     folder: Path  #: OUTPUT_DIR of the training
     config_hash: str
-    start: Path | None = None  #: weights of the row's pretraining; None: MODEL.WEIGHTS as the config has it
+    start: Path | None = None  #: weights of the row's pretraining; None: the config's MODEL.WEIGHTS
 
     @property
     def weights(self) -> Path:
-        """What the training leaves behind."""
+        """The checkpoint that the training writes at its end."""
         return self.folder / "model_final.pth"
 
     @property
     def record(self) -> Path:
-        """Where the outcome is kept."""
+        """The file of the record."""
         return self.folder / f"record-{self.config_hash}.json"
 
     def command(self, gpus: int) -> list[str]:
-        """What trains and scores it, or only scores it where the weights are there."""
+        """The command that trains and scores the network, or only scores it if its weights exist."""
         start = [sys.executable, str(TRAIN_TOOL), "--config-file", str(self.config), "--num-gpus", str(gpus)]
         place = ["SEED", str(self.seed), "OUTPUT_DIR", str(self.scores_folder)]
         if self.weights.is_file():
@@ -59,26 +59,26 @@ class Job:
 
     @property
     def scores_folder(self) -> Path:
-        """Where ``results.json`` comes to lie: scoring again must not overwrite the record of the training."""
+        """The folder of ``results.json``: scoring again must not overwrite the files of the training."""
         return self.folder / f"scores-{self.config_hash}" if self.weights.is_file() else self.folder
 
 
 def jobs_of(
     row: Row, *, seeds: int, output: Path, shrink: float = 1.0, processes: int = 1, options: Sequence[Any] = ()
 ) -> Iterator[Job]:
-    """What has to be run for a row, in order: its pretraining with seed 1, each network with seeds 1 to ``seeds``.
+    """The jobs of a row in their order: its pretraining with seed 1, then each network with seeds 1 to ``seeds``.
 
     Args:
         row: a row with networks.
-        seeds: how often.
-        output: folder of all runs.
-        shrink: factor of :func:`shrinking`; 1 is the row itself.
-        processes: what a shrunken batch must be a multiple of.
+        seeds: number of seeds.
+        output: folder for all runs.
+        shrink: factor of :func:`shrinking`; 1 changes nothing.
+        processes: number that must divide a shrunken batch.
         options: further KEY VALUE pairs for the networks. With MODEL.WEIGHTS among them nothing is pretrained.
 
     Raises:
         ValueError: the row is pending, ``seeds`` or ``shrink`` is out of range, or the config is not valid.
-        FileNotFoundError: a file behind ``_BASE_`` is not there.
+        FileNotFoundError: a file named in ``_BASE_`` does not exist.
     """
     if row.pending:
         raise ValueError(f"row {row.id} is not built yet: {row.pending}")
@@ -116,11 +116,11 @@ def jobs_of(
 def run_job(job: Job, *, gpus: int) -> Record:
     """Train and score as ``tools/train_net.py`` does, in a process of its own, and write the record.
 
-    A job that has a record is not run again; one that was interrupted goes on from its last checkpoint.
+    A job that has a record is not run again. A job that was interrupted continues from its last checkpoint.
 
     Args:
         job: from :func:`jobs_of`.
-        gpus: processes, one GPU each, or processes on the CPU.
+        gpus: number of processes, each with one GPU or all on the CPU.
 
     Raises:
         SystemExit: the run failed or was stopped, with its exit code.
@@ -150,12 +150,12 @@ def run_job(job: Job, *, gpus: int) -> Record:
 
 
 def as_arguments(options: Sequence[Any]) -> list[str]:
-    """KEY VALUE pairs as a command line writes them."""
+    """KEY VALUE pairs as arguments of a command line."""
     return [json.dumps(part) if isinstance(part, list) else str(part) for part in options]
 
 
 def _run(command: list[str]) -> int:
-    """Exit code of a process that gets our SIGTERM and SIGUSR1, at which it saves its state."""
+    """Run a process and return its exit code. SIGTERM and SIGUSR1 are passed on to it, so that it saves its state."""
     process = subprocess.Popen(command)
     numbers = (signal.SIGTERM, signal.SIGUSR1)
     previous = {number: signal.signal(number, lambda n, frame: process.send_signal(n)) for number in numbers}

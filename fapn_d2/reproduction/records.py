@@ -1,9 +1,11 @@
-"""What a run of a row gave, kept beside its weights, and the hash by which rows find their runs."""
+"""The outcome of a run of a ledger's row, in a file beside the weights."""
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ..files import write_atomically
 
 #: Name of a row's pretraining beside those of its networks.
 PRETRAINING = "pretraining"
@@ -11,7 +13,7 @@ PRETRAINING = "pretraining"
 
 @dataclass(frozen=True)
 class Record:
-    """What one run of a row gave; the fields are those of the file."""
+    """The outcome of one run of a row; the fields are those of the file."""
 
     row: str
     network: str
@@ -26,14 +28,12 @@ class Record:
     results: dict[str, Any] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        """As JSON, whole or not at all."""
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(vars(self), indent=1))
-        partial.rename(path)
+        """Write the record as JSON, atomically."""
+        write_atomically(str(path), lambda file: file.write(json.dumps(vars(self), indent=1).encode()))
 
 
 def read_record(path: Path) -> Record:
-    """Raises ValueError if the file is no record."""
+    """Read one record; raises ValueError if the file is not a record."""
     try:
         return Record(**json.loads(path.read_text()))
     except (TypeError, json.JSONDecodeError) as error:

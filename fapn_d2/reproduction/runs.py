@@ -1,4 +1,4 @@
-"""Finished runs on disk: their scores and losses, alone and in groups that differ by the seed."""
+"""Finished runs on disk: scores and losses of single runs and of groups that differ in the seed."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Run:
-    """What the folder of one finished run says."""
+    """The content of the folder of one finished run."""
 
     folder: Path
     config_file: str
@@ -52,7 +52,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one method, which differ in their seeds."""
+    """Runs of one method with different seeds."""
 
     name: str
     runs: tuple[Run, ...]
@@ -75,7 +75,7 @@ class Group:
         return cls(name, runs)
 
     def score(self, key: str) -> tuple[float, float | None]:
-        """Mean, and standard deviation where there are several runs."""
+        """The mean, and the standard deviation if there are several runs."""
         values = [run.scores[key] for run in self.runs]
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
@@ -87,6 +87,6 @@ def read_losses(path: Path) -> dict[str, list[tuple[int, float]]]:
         entry = json.loads(line)
         for key, value in entry.items():
             if key.startswith("loss_") or key == "total_loss":
-                # a resumed run has logged the iterations after its checkpoint twice: the last ones count
+                # a resumed run logs iterations after its checkpoint a second time: the second values count
                 losses.setdefault(key, {})[entry["iteration"] + 1] = value
     return {key: sorted(points.items()) for key, points in losses.items()}

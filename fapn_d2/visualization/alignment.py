@@ -1,5 +1,5 @@
-"""An alignment as pictures: Figure 6 of FaPN and Figure 2 of SFNet (maps before and after, and the field that moves
-samples as colours of optical flow and as arrows).
+"""Pictures of an alignment, as in Figure 6 of FaPN and Figure 2 of SFNet: the maps before and after, and the field that
+moves samples, in the colours of optical flow and as arrows.
 
 Legend: C channels, H x W size of the map, s enlargement. Pictures are (H, W, 3) uint8, RGB.
 """
@@ -14,27 +14,27 @@ from .color import common_range, flow_colors, flow_wheel, heat
 from .paint import draw_arrows, enlarge
 from .recording import Alignment
 
-#: Arrows along the shorter side of the image, where the map is that fine.
+#: Number of arrows along the shorter side of the image, unless the map is coarser.
 ARROWS = 15
-#: What one number a pixel is made of, for captions.
+#: How captions call the reduction of a feature vector to one number.
 REDUCTION = "mean over channels"
 
 
 @dataclass(frozen=True)
 class AlignmentPictures:
-    """Pictures of the image's enlarged size, and the two ends of their scales."""
+    """Pictures of the size of the enlarged image, and the ends of their colour scales."""
 
     before: np.ndarray
     after: np.ndarray
-    heat_range: tuple[float, float]  #: values of the darkest and the brightest colour, the same in both
-    colors: np.ndarray | None  #: field by hue and strength, with its key in a corner; None where nothing moves
-    arrows: np.ndarray | None  #: the same as arrows on the image, to where samples come from
+    heat_range: tuple[float, float]  #: values of the darkest and the brightest colour, the same for both maps
+    colors: np.ndarray | None  #: the field as hue and strength, with the key in a corner; None where nothing moves
+    arrows: np.ndarray | None  #: the field as arrows on the image, which point to where samples come from
     greatest: float  #: displacement in input pixels that is drawn in full colour; 0 where nothing moves
     gain: float  #: arrows are this many times as long as the displacement
 
 
 def reduce_channels(features: Tensor) -> np.ndarray:
-    """(C,H,W) -> (H,W). The paper does not say how its Figure 6 does it; here it is the mean."""
+    """(C,H,W) -> (H,W), the mean. The paper does not say how its Figure 6 reduces channels."""
     return features.mean(dim=0).numpy()
 
 
@@ -42,9 +42,9 @@ def draw_alignment(record: Alignment, image: np.ndarray, *, scale: int = 3) -> A
     """Draw one alignment over the image that it was recorded on.
 
     Args:
-        record: of a forward pass on ``image``.
-        image: picture (H,W,3) of the size that the network saw, without its padding.
-        scale: s, of all pictures.
+        record: an alignment of a forward pass on ``image``.
+        image: picture (H,W,3) of the size that the network got, without padding.
+        scale: s, for all pictures.
     """
     size = image.shape[:2]
     before, after = reduce_channels(record.before), reduce_channels(record.after)
@@ -82,7 +82,7 @@ def with_wheel(picture: np.ndarray) -> np.ndarray:
 
 
 def _gain(greatest: float, step: int) -> float:
-    """1, or a whole number that lets arrows of a small field be seen: the longest reach most of the way to the next."""
+    """1, or a whole number that makes a small field visible: the longest arrows reach most of the way to the next."""
     return max(1.0, float(round(0.8 * step / greatest))) if greatest > 0 else 1.0
 
 

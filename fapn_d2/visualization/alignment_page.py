@@ -1,4 +1,4 @@
-"""What the alignments of trained networks do to images: PNGs and one HTML page."""
+"""PNGs and an HTML page that show what the alignments of trained networks do to images."""
 
 import re
 from collections.abc import Sequence
@@ -47,8 +47,8 @@ class Network:
         """Build the network of a config and fill it with MODEL.WEIGHTS.
 
         Raises:
-            ValueError, FileNotFoundError: weights that do not fit or are not there, or a network without a pyramid of
-                this package.
+            ValueError, FileNotFoundError: the weights do not fit or do not exist, or the network has no pyramid of this
+                package.
         """
         if not cfg.DATASETS.TEST:
             raise ValueError(f"DATASETS.TEST of {name} is empty: the names and colours of classes come from there")
@@ -88,11 +88,10 @@ def write_alignment_report(
     ``<image>_<network>_field.png`` (where to).
 
     Args:
-        networks: one or more; their predictions stand side by side, and errors of the others are compared with the
-            first one's.
-        records: of ``choose_records``.
-        folder: made if need be.
-        least_score: of instances that are drawn.
+        networks: one or more, drawn side by side; the errors of the others are compared with those of the first.
+        records: records from ``choose_records``.
+        folder: made if it does not exist.
+        least_score: lowest score of instances that are drawn.
 
     Returns:
         Path of the page.

@@ -11,10 +11,10 @@ from .color import RGB
 from .paint import enlarge
 from .segments import Segments
 
-#: Pixels that are right, and pixels without ground truth, in pictures of errors.
+#: Colours of right pixels and of pixels without ground truth in pictures of errors.
 RIGHT: RGB = (0, 0, 0)
 UNLABELLED: RGB = (62, 62, 68)
-#: Blue and orange can be told apart by everyone.
+#: Colour-blind people can tell blue and orange apart.
 IMPROVED: RGB = (70, 150, 255)
 WORSENED: RGB = (255, 140, 20)
 STILL_WRONG: RGB = (205, 205, 200)
@@ -22,35 +22,35 @@ STILL_WRONG: RGB = (205, 205, 200)
 
 @dataclass(frozen=True)
 class Errors:
-    """What is wrong in a prediction."""
+    """The wrong pixels of a prediction."""
 
     wrong: np.ndarray  #: (H,W) bool: pixels whose class is not that of the ground truth
-    labelled: np.ndarray  #: (H,W) bool: pixels that have ground truth; no other is wrong
+    labelled: np.ndarray  #: (H,W) bool: pixels that have ground truth; others are never wrong
 
     @property
     def accuracy(self) -> float:
-        """Percent of labelled pixels that are right; nan without any."""
+        """Percentage of the labelled pixels that are right; nan if there are none."""
         total = self.labelled.sum()
         return 100 * (1 - float(self.wrong.sum() / total)) if total else float("nan")
 
 
 @dataclass(frozen=True)
 class Change:
-    """From one network's errors to another's, in pixels and percent of labelled pixels."""
+    """The difference between two networks' errors on one image."""
 
     improved: np.ndarray  #: (H,W) bool: wrong before, right after
     worsened: np.ndarray  #: (H,W) bool: right before, wrong after
-    still_wrong: np.ndarray  #: (H,W) bool: wrong in both, perhaps not alike
+    still_wrong: np.ndarray  #: (H,W) bool: wrong in both, maybe in different ways
     labelled: np.ndarray  #: (H,W) bool
 
     def percent(self, part: np.ndarray) -> float:
-        """How many of the labelled pixels a part is; nan without any."""
+        """Percentage of the labelled pixels that are in ``part``; nan if there are none."""
         total = self.labelled.sum()
         return 100 * float(part.sum() / total) if total else float("nan")
 
 
 def find_errors(found: Segments, truth: Segments) -> Errors:
-    """Compare classes pixel by pixel; which object of a class a pixel belongs to does not matter.
+    """Compare classes pixel by pixel, whichever object of a class a pixel belongs to.
 
     Raises:
         ValueError: the two differ in size.
@@ -65,7 +65,7 @@ def find_errors(found: Segments, truth: Segments) -> Errors:
 
 
 def find_change(before: Errors, after: Errors) -> Change:
-    """What the second of two networks does better and worse than the first on the same image."""
+    """What a second network does better and worse than a first one on the same image."""
     return Change(
         improved=before.wrong & ~after.wrong,
         worsened=after.wrong & ~before.wrong,

@@ -15,7 +15,7 @@ NOTHING: RGB = (28, 28, 34)
 
 
 def enlarge(image: np.ndarray, scale: int, *, smooth: bool = True) -> np.ndarray:
-    """(H,W,3) -> (sH,sW,3); without ``smooth`` each pixel becomes a square."""
+    """(H,W,3) -> (sH,sW,3), with cubic interpolation; without ``smooth`` each pixel becomes a square."""
     size = image.shape[1] * scale, image.shape[0] * scale
     return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST)
 
@@ -78,8 +78,8 @@ def _unit(color: RGB) -> tuple[float, ...]:
 
 
 def enlarge_labels(labels: np.ndarray, scale: int) -> np.ndarray:
-    """(H,W) -> (sH,sW): each point takes the label that covers it most after a slight blur and linear interpolation,
-    which turns the stairs of slanting outlines into lines and keeps what is one pixel thin."""
+    """(H,W) -> (sH,sW): each point takes the label with the highest value after a slight blur and linear interpolation.
+    This makes slanting outlines smooth and keeps objects that are one pixel thin."""
     if scale == 1:
         return labels
     size = labels.shape[1] * scale, labels.shape[0] * scale
@@ -108,9 +108,9 @@ def draw_arrows(
     Args:
         picture: (H,W,3).
         displacement: (2,H,W), (dy, dx) in pixels of the picture.
-        step: pixels between arrows.
+        step: distance between arrows in pixels.
         gain: arrows are this many times as long as the displacement.
-        color: of the arrows; a dark rim keeps them visible on any ground.
+        color: colour of the arrows, which have a dark rim.
     """
     drawn = picture.copy()
     bits = 4  # cv2 takes whole numbers; with 4 fractional bits short arrows keep their direction
@@ -140,7 +140,7 @@ def frame(picture: np.ndarray, box: tuple[int, int, int, int], *, color: RGB = (
 def most_different_window(a: np.ndarray, b: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """The window (y0, x0, y1, x1) of ``size`` (H, W) in which two (H,W) maps of classes differ in most pixels.
 
-    The first such window in reading order; it says nothing about which of the two is right.
+    If there are several, the first in reading order. Which of the two maps is right plays no part.
     """
     h, w = (min(s, m) for s, m in zip(size, a.shape))
     total = np.pad((a != b).astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))

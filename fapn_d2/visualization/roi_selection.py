@@ -1,4 +1,4 @@
-"""AugFPN's Figure 4: from which levels Soft RoI Selection takes the features of regions, by the level FPN would choose.
+"""AugFPN's Figure 4: the levels whose features Soft RoI Selection takes, grouped by the level that FPN would choose.
 
 Legend: R regions, L pyramid levels.
 """
@@ -22,11 +22,11 @@ from ..layers.spatial_fusion import WeightedFusion
 
 @dataclass(frozen=True)
 class SelectionRatios:
-    """What was measured; rows are the level that FPN's rule assigns a region to, finest first."""
+    """Mean weights; rows are the levels that FPN's rule assigns regions to, finest first."""
 
     levels: tuple[str, ...]  #: names, as MODEL.ROI_HEADS.IN_FEATURES has them
     regions: Tensor  #: (L,) number of regions
-    weights: Tensor  #: (L,L) mean weight of each level's features; nan where there was no region
+    weights: Tensor  #: (L,L) mean weight of each level's features; nan in rows without regions
 
     def table(self) -> str:
         """As text, with one line for each row."""
@@ -37,7 +37,7 @@ class SelectionRatios:
 
 
 class _Sums:
-    """Collects, over calls of the pooler, weights and regions by assigned level."""
+    """Sums of weights and numbers of regions by assigned level, over all calls of the pooler."""
 
     def __init__(self, pooler: SoftRoISelection):
         count = len(pooler.level_poolers)
@@ -57,7 +57,7 @@ class _Sums:
 
 @contextmanager
 def record_selection(model: nn.Module) -> Iterator[_Sums]:
-    """Watch the box pooler of a two-stage detector while the context is open; outputs stay as they are.
+    """Observe the box pooler of a two-stage detector within the context; its outputs do not change.
 
     Raises:
         ValueError: the detector has no Soft RoI Selection for boxes, or its fusion has no weights ("sum", "max").
@@ -79,15 +79,15 @@ def record_selection(model: nn.Module) -> Iterator[_Sums]:
 
 
 def measure_selection(model: nn.Module, batches: Iterable[list[dict]], *, images: int = 0) -> SelectionRatios:
-    """Run a trained detector and average its weights as the paper does it.
+    """Run a trained detector and average its weights as in the paper.
 
     For each proposal of the RPN, the mean over positions of each level's weight map; then the mean over the proposals
     that FPN's rule would assign to one level. Weights are gates between 0 and 1 of each level on its own and are not
     normalised, so a row need not add up to 1.
 
     Args:
-        model: in whatever mode; it is left in evaluation mode.
-        batches: as of a test loader.
+        model: the detector; it is in evaluation mode afterwards.
+        batches: batches of a test loader.
         images: how many batches to use; 0 for all.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A scatter of labelled points whose labels do not cover each other."""
+"""A scatter plot whose labels do not cover each other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _ROUND = tuple(a * 10**b for b in range(-1, 5) for a in (1, 2, 3, 5, 7))
 
 @dataclass(frozen=True)
 class Series:
-    """Points that are drawn alike."""
+    """Points with the same marker and colour."""
 
     name: str
     points: Sequence[tuple[float, float, str]]  #: x, y, label
@@ -33,10 +33,10 @@ def draw_scatter(
     """Write a picture (PNG, SVG or PDF by its name): x logarithmic, a label at each point, the legend below.
 
     Args:
-        series: those without points are left out.
-        path: of the file.
-        title, note: over the chart, the note smaller.
-        x_label, y_label: of the axes.
+        series: points with their labels; a series without points is left out.
+        path: path of the file.
+        title, note: texts above the chart, the note in smaller letters.
+        x_label, y_label: labels of the axes.
 
     Raises:
         ValueError: there is no point.
@@ -67,9 +67,9 @@ def draw_scatter(
 def place_labels(
     points: np.ndarray, sizes: np.ndarray, bounds: tuple[float, float, float, float], *, marker: float = _MARKER
 ) -> np.ndarray:
-    """Where labels go so that they cover no point, no other label and no edge, each as near to its point as can be.
+    """Places for labels that cover no point, no other label and no edge, each as near to its point as possible.
 
-    Greedy: points with the most neighbours choose first. Where there is no free place, the one that covers least.
+    Greedy: points with the most neighbours choose first. Without a free place, a label takes the one that covers least.
 
     Args:
         points: (n,2) centres of the markers, in pixels.

@@ -1,4 +1,4 @@
-"""Pictures with captions, and a sheet of them as one picture."""
+"""Pictures with captions, and several of them in one picture."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ _INK, _PAPER = (40, 42, 50), (255, 255, 255)
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture (H,W,3) uint8 RGB with the few words under it."""
+    """A picture (H,W,3) uint8 RGB with its caption."""
 
     pixels: np.ndarray
     caption: str
 
 
 def sheet(rows: Sequence[Sequence[Picture]], *, width: int = 420, gap: int = 14) -> np.ndarray:
-    """Rows of pictures, each with its caption below, on white. Captions that are too long are written smaller.
+    """Rows of pictures on white, each with its caption below it. Captions that are too long have smaller letters.
 
     Args:
-        rows: of any lengths; shorter ones leave room at their right.
-        width: of each picture in pixels; heights follow.
+        rows: of any lengths; shorter rows end with white.
+        width: width of each picture in pixels; the aspect ratio is kept.
         gap: pixels between pictures.
 
     Returns:
@@ -55,5 +55,5 @@ def sheet(rows: Sequence[Sequence[Picture]], *, width: int = 420, gap: int = 14)
 
 @lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    # The one font that is surely there: matplotlib brings it.
+    # This font always exists: it is part of matplotlib.
     return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)

@@ -1,4 +1,4 @@
-"""One image as one network sees it and what the network answers: predictions and alignments of the same pass."""
+"""One forward pass on one image: what the network gets, predicts, and aligns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from .sheet import Picture
 
 @dataclass(frozen=True)
 class View:
-    """What `look` finds."""
+    """The result of `look`."""
 
-    seen: np.ndarray  #: (H,W,3) uint8 RGB, the image at the size that the network got it in
-    found: Segments  #: predictions, at the size of the image's file
+    seen: np.ndarray  #: (H,W,3) uint8 RGB, the image at the size that the network got
+    found: Segments  #: predictions, at the size of the image file
     alignments: list[Alignment]  #: coarsest first
 
 
@@ -28,13 +28,13 @@ def look(model: nn.Module, sample: dict, *, dataset: str, image_format: str, lea
 
     Args:
         model: a Detectron2 model with a pyramid of this package, in eval mode.
-        sample: of a test loader: ``image`` (3,H,W), ``height`` and ``width``.
+        sample: a sample of a test loader: ``image`` (3,H,W), ``height`` and ``width``.
         dataset: name whose metadata have class names and colours.
-        image_format: INPUT.FORMAT, of ``image``.
-        least_score: of instances that are drawn.
+        image_format: INPUT.FORMAT, the order of channels of ``image``.
+        least_score: lowest score of instances that are drawn.
 
     Raises:
-        ValueError: the model has no such pyramid, or gives nothing that can be drawn.
+        ValueError: the model has no such pyramid, or its output has nothing to draw.
     """
     with torch.no_grad(), recording(model) as alignments:
         output = model([sample])[0]
@@ -48,10 +48,10 @@ def look(model: nn.Module, sample: dict, *, dataset: str, image_format: str, lea
 
 
 def alignment_row(record: Alignment, seen: np.ndarray, *, scale: int) -> list[Picture]:
-    """Before, after, and where samples are moved, the field twice; captions name the scales.
+    """The map before and after, and the field in colours and as arrows if samples are moved; captions have the scales.
 
     Args:
-        record: of a pass on ``seen``.
+        record: an alignment of a pass on ``seen``.
         seen: (H,W,3) uint8 RGB.
         scale: enlargement of the pictures.
     """
@@ -68,10 +68,10 @@ def alignment_row(record: Alignment, seen: np.ndarray, *, scale: int) -> list[Pi
 
 
 def field_row(records: Sequence[Alignment], seen: np.ndarray, *, scale: int) -> list[Picture]:
-    """Figure 5 of SFNet: the fields of all alignments, coarsest first, then the last as arrows; [] if nothing moves.
+    """Figure 5 of SFNet: the fields of all alignments, coarsest first, then the last as arrows; [] if nothing is moved.
 
     Args:
-        records: of one pass on ``seen``.
+        records: the alignments of a pass on ``seen``.
         seen: (H,W,3) uint8 RGB.
         scale: enlargement of the pictures.
     """

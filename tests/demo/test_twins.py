@@ -8,7 +8,7 @@ import pytest
 
 from fapn_d2.data import generate_shapes
 from fapn_d2.demo.page import class_maps, legend_of, score_text, write_report
-from fapn_d2.demo.twins import BETTER, HEADER, TWINS, demo_config, run_demo, text_table
+from fapn_d2.demo.twins import BETTER, HEADER, TWINS, demo_config, run_demo, score_of, text_table
 from fapn_d2.visualization.segments import Segments
 from tests.demo.test_page import Reader, assert_self_contained
 
@@ -121,6 +121,13 @@ def test_sentence_says_who_is_ahead():
     )
     text = score_text([Scored("FPN", (1, 1, 1, 1), 1, 1), Scored("FaPN", (2, 2, 2, 2), 1, 1)])
     assert text.startswith("In this run FaPN is ahead in box AP (+1.0), mask AP (+1.0), PQ (+1.0), mIoU (+1.0). It")
+
+
+def test_a_network_that_finds_nothing_has_no_score():
+    results = {"bbox": {"AP": None}, "sem_seg": {"mIoU": 40.0}}  # as results.json has them
+    assert [score_of(results, name) for name in ("box AP", "mask AP", "mIoU")] == pytest.approx(
+        [float("nan"), float("nan"), 40.0], nan_ok=True
+    )
 
 
 def test_class_maps_share_their_numbers():

@@ -1,4 +1,4 @@
-"""Making the data set "shapes" on disk: all of it or nothing, by one process at a time."""
+"""Generating the data set "shapes" on disk: completely or not at all, by one process at a time."""
 
 import logging
 import os
@@ -24,22 +24,22 @@ def generate_shapes(
 ) -> Path:
     """Generate the data set into the folder ``root``, which must not exist yet.
 
-    The files are written to a temporary folder beside it, read back and compared, and renamed at the end: a killed
-    run leaves nothing at ``root``. Processes that ask at once wait for the first. The same arguments give the same
-    bytes (with the same versions of Pillow and OpenCV).
+    The files are written to a temporary folder beside ``root``, read back and compared, and the folder is renamed at
+    the end: a killed run leaves nothing at ``root``. If several processes generate it, the others wait for the first.
+    The same arguments give the same bytes (with the same versions of Pillow and OpenCV).
 
     Args:
         root: folder of the data set, e.g. ``datasets/shapes``.
         splits: number of images of each split.
         size: (H, W) of every image in pixels.
-        seed: any non-negative integer.
+        seed: a non-negative integer.
 
     Returns:
         ``root``.
 
     Raises:
         FileExistsError: ``root`` exists.
-        ValueError: a split without images, a negative seed, or images too small to hold objects.
+        ValueError: a split has no images, the seed is negative, or images are too small for objects.
     """
     root = Path(root).absolute()
     _check_arguments(splits, size, seed)
@@ -51,12 +51,12 @@ def generate_shapes(
 
 
 def ensure_shapes(root: str | os.PathLike) -> Path:
-    """Generate the default copy unless ``root`` exists, whatever it holds."""
+    """Generate the default data set unless ``root`` exists, whatever it contains."""
     root = Path(root).absolute()
     if root.exists():
         return root
     with _lock(root):
-        if not root.exists():  # another process may have made it while this one waited
+        if not root.exists():  # another process may have generated it while this one waited
             logger.info("The data set shapes is absent from %s: generating it (about 10 s).", root)
             _generate(root, DEFAULT_SPLITS, DEFAULT_SIZE, seed=0)
     return root
@@ -87,14 +87,14 @@ def _lock(root: Path):
 
 def _generate(root: Path, splits: Mapping[str, int], size: tuple[int, int], seed: int) -> None:
     prefix = f".{root.name}-unfinished-"
-    for leftover in root.parent.glob(prefix + "*"):  # of killed runs: whoever holds the lock is alone
+    for leftover in root.parent.glob(prefix + "*"):  # of killed runs; no other process holds the lock
         shutil.rmtree(leftover)
     unfinished = Path(tempfile.mkdtemp(prefix=prefix, dir=root.parent))
     try:
         for split, number in splits.items():
             write_split(unfinished, split, number=number, size=size, seed=seed)
             verify_split(unfinished, split)
-        unfinished.chmod(0o755)  # mkdtemp makes it private to one user
+        unfinished.chmod(0o755)  # mkdtemp makes it readable for one user only
         unfinished.rename(root)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)

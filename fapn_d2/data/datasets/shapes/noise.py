@@ -1,4 +1,4 @@
-"""Smooth random fields, the material of borders and textures in "shapes"."""
+"""Smooth random fields for the borders and textures of "shapes"."""
 
 import cv2
 import numpy as np
@@ -12,13 +12,13 @@ def fractal(
     octaves: int = 4,
     gain: float = 0.5,
 ) -> np.ndarray:
-    """Sum of smooth noise at halved cell sizes, stretched to [0, 1].
+    """Sum of smooth noise whose cell size is halved in each octave, scaled to [0, 1].
 
     Args:
         rng: source of randomness.
         size: (H, W) of the field.
         cell: pixels between two random values of the coarsest octave; (along y, along x) for grain with a direction.
-        octaves: number of cell sizes; those below one pixel are left out.
+        octaves: number of cell sizes; sizes below one pixel are left out.
         gain: weight of an octave relative to the next coarser one.
 
     Returns:
@@ -32,7 +32,7 @@ def fractal(
         if octave and step_y == step_x == 1:
             break
         grid = rng.rand(int(h / step_y) + 3, int(w / step_x) + 3).astype(np.float32)
-        # Sample positions start one cell in, so that the bicubic kernel never meets the rim of the grid.
+        # Sample positions start at the second cell, so that the bicubic kernel stays inside of the grid.
         xs = 1 + np.arange(w, dtype=np.float32) / np.float32(step_x)
         ys = 1 + np.arange(h, dtype=np.float32) / np.float32(step_y)
         field = cv2.remap(grid, *np.meshgrid(xs, ys), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)

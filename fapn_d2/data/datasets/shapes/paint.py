@@ -1,4 +1,4 @@
-"""Colours of one scene: textured stuff, shaded objects with soft shadows, outlines blended by coverage."""
+"""Painting a scene: textured stuff, shaded objects with soft shadows, outlines blended by coverage."""
 
 import colorsys
 
@@ -26,7 +26,7 @@ def paint(rng: np.random.RandomState, scene: Scene) -> np.ndarray:
 
 
 def _window(coverage: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns that an object touches."""
+    """Rows and columns that an object covers in part."""
     return tuple(slice(i.min(), i.max() + 1) for i in np.nonzero(coverage))
 
 
@@ -45,7 +45,7 @@ def _paint_stuff(rng: np.random.RandomState, stuff: np.ndarray) -> np.ndarray:
         "grass": _grass(rng, (h, w), height),
         "sand": _sand(rng, (h, w)),
     }
-    # One sample a pixel would leave jagged borders; blurring the three weights a little blends them as a lens does.
+    # One sample per pixel gives jagged borders; the three weights are blurred a little, as by a lens.
     weights = [cv2.GaussianBlur((stuff == i).astype(np.float32), (0, 0), 0.6)[..., None] for i in range(len(STUFF))]
     return sum(weight * layers[name] for weight, name in zip(weights, STUFF)) / sum(weights)
 
@@ -76,21 +76,21 @@ def _shadow(thing: Thing) -> np.ndarray:
 
 def _paint_thing(rng: np.random.RandomState, thing: Thing, box: tuple[slice, slice]) -> np.ndarray:
     base, other = _tones(rng, thing.kind)
-    # Coordinates that turn and grow with the object: its texture is fixed to it.
+    # Coordinates that rotate and scale with the object, so that its texture is fixed to it.
     y, x = np.mgrid[box] + 0.5
     x, y = (x - thing.center[0]) / thing.radius, (y - thing.center[1]) / thing.radius
     c, s = np.cos(thing.angle), np.sin(thing.angle)
     color = _mix(base, other, _pattern(rng, c * x + s * y, c * y - s * x, thing.radius))
     light = np.clip(0.95 + 0.22 * (_LIGHT[0] * x + _LIGHT[1] * y), 0.6, 1.25)
-    # Blurred coverage falls from 1 inside to 1/2 at the outline: a rim that darkens without steps.
+    # Blurred coverage falls from 1 inside to 1/2 at the outline: the rim becomes darker without steps.
     inside = cv2.GaussianBlur(thing.coverage, (0, 0), 1.0)[box]
     rim = 0.68 + 0.32 * np.clip(2.5 * (inside - 0.5), 0, 1)
     return np.clip(color * (light * rim)[..., None], 0, 1)
 
 
 def _tones(rng: np.random.RandomState, kind: int) -> tuple:
-    """Two tones of one hue. The hue is that of the class more or less, and for one object in eight any hue at all:
-    colour helps a short training, outlines decide."""
+    """Two tones of one hue. The hue is near that of the class, or any hue for one object in eight: colour helps in a
+    short training, but only the outline determines the class."""
     hue, saturation, _ = colorsys.rgb_to_hsv(*(v / 255 for v in THING_COLORS[kind]))
     hue = rng.rand() if rng.rand() < 0.125 else hue + rng.uniform(-0.05, 0.05)
     saturation *= rng.uniform(0.75, 1.0)
@@ -100,7 +100,7 @@ def _tones(rng: np.random.RandomState, kind: int) -> tuple:
 
 
 def _pattern(rng: np.random.RandomState, u: np.ndarray, v: np.ndarray, radius: float) -> np.ndarray:
-    """(H, W) in [0, 1]: plain, stripes, checks or dots, never finer than about three pixels a period."""
+    """(H, W) in [0, 1]: plain, stripes, checks or dots, with a period of at least about three pixels."""
     period = max(rng.uniform(0.35, 0.7), 5 / radius)
     choice = rng.randint(4)
     su, sv = np.sin(2 * np.pi * u / period), np.sin(2 * np.pi * v / period)

@@ -1,4 +1,7 @@
-"""Masks to COCO polygons that rasterise back to the very same pixels."""
+"""Masks to COCO polygons that are rasterised to exactly the same pixels.
+
+Polygons, because INPUT.MASK_FORMAT "polygon" is Detectron2's default and cannot hold run-length masks.
+"""
 
 import cv2
 import numpy as np
@@ -10,8 +13,8 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
     """Polygons along the pixel borders of ``mask``.
 
     Corners are whole numbers (pixel (y, x) is the square from (x, y) to (x + 1, y + 1)), so that
-    ``pycocotools.mask.frPyObjects`` gives back exactly ``mask``. COCO's polygons know no holes: a region with a hole
-    is cut along a pixel column through it.
+    ``pycocotools.mask.frPyObjects`` returns exactly ``mask``. COCO's polygons have no holes: a region with a hole is
+    cut along a pixel column through the hole.
 
     Args:
         mask: (H, W) bool.
@@ -44,9 +47,9 @@ def _column_through_a_hole(piece: np.ndarray) -> int | None:
 
 
 def _outline(piece: np.ndarray) -> list[tuple[int, int]]:
-    """Corners (y, x) met when walking around a region without holes, the region on the right hand.
+    """Corners (y, x) of the outline of a region without holes; the region is on the right of the path.
 
-    Where two of its pixels touch only at a corner, the walk stays with the pixel it is at.
+    Where two of its pixels touch only at a corner, the path follows the current pixel.
     """
     y, x = (int(v) for v in np.unravel_index(piece.argmax(), piece.shape))
     start, heading, corners = (y, x), 0, []

@@ -43,7 +43,7 @@ _ALL_AS_STUFF = {
     "stuff_colors": _colors(THING_COLORS + STUFF_COLORS),
     "stuff_dataset_id_to_contiguous_id": _contiguous(THING_IDS + STUFF_IDS),
 }
-# Panoptic FPN's semantic branch knows one class "things", number 0, and the stuff classes after it.
+# Panoptic FPN's semantic branch has one class "things", number 0, and then the stuff classes.
 _STUFF = {
     "stuff_classes": ["things", *STUFF],
     "stuff_colors": _colors((ANY_THING_COLOR, *STUFF_COLORS)),
@@ -68,10 +68,10 @@ def _regions(root: str, split: str, labels: str) -> list[dict]:
 
 
 def register_shapes() -> None:
-    """Register all names. Nothing is read or generated before a data set is asked for.
+    """Register all names. Nothing is read or generated before a data set is used.
 
-    ``register_coco_panoptic_separated`` of Detectron2 fixes its paths; what it registers is registered here with paths
-    that follow the data root, under the same names and with the same metadata.
+    Detectron2's ``register_coco_panoptic_separated`` has fixed paths; here the same names and metadata are registered
+    with paths that follow the data root.
     """
     for split in DEFAULT_SPLITS:
         below = {key: f"{_FOLDER}/{path}" for key, path in paths(split).items()}

@@ -1,4 +1,4 @@
-"""Composition of one image of "shapes": which region is which stuff, which object lies where, who hides whom.
+"""Composition of one image of "shapes": the stuff of each region, and which object is where and in front of which.
 
 Letters: H, W size of the image in pixels; points are (x, y) in pixels, pixel centres at .5.
 """
@@ -11,11 +11,11 @@ from .noise import fractal
 from .spec import STUFF, THINGS
 
 _SUBSAMPLES = 4  # per pixel and axis, for the coverage at outlines
-_MIN_AREA = 14  # visible pixels below which an object would be noise to any detector
-_MIN_VISIBLE = 0.3  # part of an object that stays visible under those in front of it
-_TRIES = 12  # places tried for one object before it is given up
+_MIN_AREA = 14  # visible pixels; no detector could find a smaller object
+_MIN_VISIBLE = 0.3  # least fraction of an object that is not hidden by others
+_TRIES = 12  # number of places that are tried for one object
 
-#: (share of the objects, least and greatest radius as a part of the shorter image side)
+#: (fraction of the objects, least and greatest radius as a fraction of the shorter image side)
 _SIZES = ((0.25, 0.035, 0.06), (0.45, 0.07, 0.13), (0.3, 0.15, 0.25))
 
 
@@ -27,19 +27,19 @@ class Thing:
     center: tuple[float, float]
     radius: float
     angle: float  # radians
-    thickness: float  # of rings (part of the radius) and sticks (pixels)
-    coverage: np.ndarray = field(repr=False)  # (H, W) float32 in [0, 1], before anything hides it
+    thickness: float  # of rings (fraction of the radius) and sticks (pixels)
+    coverage: np.ndarray = field(repr=False)  # (H, W) float32 in [0, 1], including hidden pixels
 
     @property
     def mask(self) -> np.ndarray:
-        """(H, W) bool: pixels of which at least half is covered."""
+        """(H, W) bool: pixels that are covered by half or more."""
         return self.coverage >= 0.5
 
 
 @dataclass
 class Scene:
     """``stuff``: (H, W) uint8, index into ``STUFF``; ``things``: back to front; ``owner``: (H, W) int16, index of the
-    thing seen at a pixel or -1."""
+    visible thing at a pixel or -1."""
 
     stuff: np.ndarray
     things: list[Thing]
@@ -68,16 +68,16 @@ def _still_seen(thing: Thing, visible: np.ndarray) -> bool:
 
 
 def _regions(rng: np.random.RandomState, size: tuple[int, int]) -> np.ndarray:
-    """Sky above an uneven horizon, below it grass and sand with an irregular border; some images lack one of them."""
+    """Sky above an uneven horizon, and below it grass and sand with an irregular border; some images have only two."""
     h, w = size
     sky, grass, sand = range(len(STUFF))
     hills = fractal(rng, (1, w), cell=w / 3)[0] - 0.5
     horizon = h * (rng.uniform(0.22, 0.5) + 0.28 * hills)
     if rng.rand() < 0.12:
-        horizon -= h  # seen from above: no sky
+        horizon -= h  # a view from above: no sky
     y = np.arange(h)[:, None] + 0.5
     tilt = rng.uniform(-1, 1) * (np.arange(w)[None] / w - 0.5) + rng.uniform(0.2, 0.9) * (y / h - 0.7)
-    bias = rng.uniform(-0.15, 0.15) + rng.choice((-2, 0, 2), p=(0.08, 0.84, 0.08))  # +-2: the same ground everywhere
+    bias = rng.uniform(-0.15, 0.15) + rng.choice((-2, 0, 2), p=(0.08, 0.84, 0.08))  # +-2: only grass or only sand
     dry = fractal(rng, size, cell=min(h, w) / 3) - 0.5 + tilt + bias > 0
     ground = np.where(dry, sand, grass)
     return np.where(y < horizon[None], sky, ground).astype(np.uint8)
@@ -88,7 +88,7 @@ def _propose(rng: np.random.RandomState, size: tuple[int, int], kind: int, other
     _, low, high = _SIZES[rng.choice(len(_SIZES), p=[s[0] for s in _SIZES])]
     radius = rng.uniform(low, high) * min(h, w)
     center = rng.uniform(0.04, 0.96) * w, rng.uniform(0.04, 0.96) * h
-    if others and rng.rand() < 0.5:  # beside another one, so that outlines cross and objects hide each other
+    if others and rng.rand() < 0.5:  # near another object, so that outlines cross and objects hide each other
         other = others[rng.randint(len(others))]
         reach = other.radius + radius
         x, y = (c + reach * rng.uniform(-0.8, 0.8) for c in other.center)
@@ -106,7 +106,7 @@ def _propose(rng: np.random.RandomState, size: tuple[int, int], kind: int, other
 
 
 def _coverage(size, kind, center, radius, angle, thickness) -> np.ndarray:
-    """Part of each pixel inside the outline, by counting sub-samples; only the window around the object is visited."""
+    """Fraction of each pixel inside of the outline, by counting sub-samples in the window around the object."""
     h, w = size
     x0, y0 = (max(int(c - radius - 1), 0) for c in center)
     x1, y1 = min(int(center[0] + radius + 2), w), min(int(center[1] + radius + 2), h)

@@ -1,6 +1,6 @@
-"""What the data set "shapes" contains: classes, colours, numbering, and where each file lies.
+"""Classes, colours, numbers and file names of the data set "shapes".
 
-Dataset ids are those of the JSON files: things 1..6, stuff 7..9. Semantic labels are the dataset id minus one.
+Dataset ids are the numbers in JSON files: things 1..6, stuff 7..9. Semantic labels are the dataset id minus one.
 """
 
 from pathlib import Path
@@ -18,13 +18,13 @@ STUFF_IDS = tuple(range(len(THINGS) + 1, len(THINGS) + len(STUFF) + 1))
 
 IGNORE_LABEL = 255
 
-#: Numbers of images and (H, W) of the copy that is generated on first use.
+#: Numbers of images and their (H, W) in the data set that is generated on first use.
 DEFAULT_SPLITS = {"train": 200, "val": 40}
 DEFAULT_SIZE = (160, 192)
 
 
 def paths(split: str) -> dict[str, str]:
-    """Files and folders of one split below the folder of the data set, by the names that Detectron2's metadata use."""
+    """Files and folders of one split, relative to the folder of the data set; keys are those of Detectron2's metadata."""
     return {
         "image_root": split,
         "json_file": f"annotations/instances_{split}.json",
@@ -36,7 +36,7 @@ def paths(split: str) -> dict[str, str]:
 
 
 def categories() -> list[dict]:
-    """All classes as COCO's panoptic JSON lists them."""
+    """All classes in the format of COCO's panoptic JSON."""
     things = [
         {"id": i, "name": n, "supercategory": "thing", "isthing": 1, "color": list(c)}
         for i, n, c in zip(THING_IDS, THINGS, THING_COLORS)
@@ -49,5 +49,5 @@ def categories() -> list[dict]:
 
 
 def folder(root: str | Path, split: str, key: str) -> Path:
-    """Path of one of the entries of :func:`paths`; ``root`` is the folder of the data set."""
+    """Path of an entry of :func:`paths`; ``root`` is the folder of the data set."""
     return Path(root) / paths(split)[key]

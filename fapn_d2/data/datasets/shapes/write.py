@@ -1,4 +1,4 @@
-"""Scenes to files in COCO's instance, panoptic and semantic formats, and the check that the files agree."""
+"""Writing scenes in COCO's instance, panoptic and semantic formats, and checking that the files agree."""
 
 import json
 import zlib
@@ -21,8 +21,8 @@ _FOLDERS = ("image_root", "sem_seg_root", "panoptic_root", "stuff_root")
 def write_split(root: Path, split: str, *, number: int, size: tuple[int, int], seed: int) -> None:
     """Draw ``number`` scenes of ``size`` (H, W) and write images, labels and JSON files of one split below ``root``.
 
-    Each image has a random stream of its own, made of seed, split and number: a longer split begins with the images
-    of a shorter one. The legacy generator is used because NumPy promises its stream never changes.
+    Each image has a random stream of its own, seeded by seed, split and number, so that a longer split begins with the
+    images of a shorter one. NumPy guarantees that the stream of the legacy generator never changes.
     """
     for key in _FOLDERS:
         folder(root, split, key).mkdir(parents=True)
@@ -35,7 +35,7 @@ def write_split(root: Path, split: str, *, number: int, size: tuple[int, int], s
         image_id = index + 1
         stem = f"{image_id:06d}"
         images.append({"id": image_id, "file_name": f"{stem}.jpg", "height": h, "width": w})
-        # Full colour resolution: half of it would smear thin coloured things over two pixels.
+        # Full colour resolution: otherwise the colour of thin things would be spread over two pixels.
         Image.fromarray(paint(rng, scene)).save(
             folder(root, split, "image_root") / f"{stem}.jpg", quality=95, subsampling=0
         )
@@ -61,16 +61,16 @@ def _write_json(path: Path, images: list, annotations: list, classes: list, seed
 
 
 def _labels(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W) uint8 twice: every class (things first); stuff alone (0 where a thing is)."""
+    """Two (H, W) uint8 label maps: all classes (things first), and stuff alone (0 where a thing is)."""
     hidden = scene.owner >= 0
-    kinds = np.array([t.kind for t in scene.things] + [0], np.uint8)  # the last entry is what owner -1 picks
+    kinds = np.array([t.kind for t in scene.things] + [0], np.uint8)  # the last entry is for owner -1
     semantic = np.where(hidden, kinds[scene.owner], scene.stuff + np.uint8(len(THINGS)))
     return semantic, np.where(hidden, np.uint8(0), scene.stuff + np.uint8(1))
 
 
 def _panoptic(scene: Scene) -> tuple[np.ndarray, list[dict]]:
-    """(H, W) segment ids and their records. An id is the colour of the class, darkened until it is free: the PNG
-    can be looked at."""
+    """(H, W) segment ids and their records. An id is the colour of the class, darkened until it is unique, so that the
+    PNG is a meaningful picture."""
     ids = np.zeros(scene.stuff.shape, np.int64)
     segments: list[dict] = []
     colors = {c["id"]: c["color"] for c in categories()}
@@ -88,17 +88,17 @@ def _panoptic(scene: Scene) -> tuple[np.ndarray, list[dict]]:
 
 
 def _extent(mask: np.ndarray) -> dict:
-    """Area in pixels and the tight box x, y, width, height."""
+    """Area in pixels, and the tight box as x, y, width, height."""
     y, x = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     box = [int(x[0]), int(y[0]), int(x[-1] - x[0] + 1), int(y[-1] - y[0] + 1)]
     return {"area": int(mask.sum()), "bbox": box, "iscrowd": 0}
 
 
 def verify_split(root: Path, split: str) -> None:
-    """Read one split back and compare its four descriptions of every image pixel by pixel.
+    """Read one split and compare its four descriptions of every image pixel by pixel.
 
     Raises:
-        ValueError: they disagree; names the file.
+        ValueError: they differ; the message names the file.
     """
     instances = json.loads(folder(root, split, "json_file").read_text())
     panoptic = json.loads(folder(root, split, "panoptic_json").read_text())
