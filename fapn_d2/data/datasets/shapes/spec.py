@@ -24,7 +24,7 @@ DEFAULT_SIZE = (160, 192)
 
 
 def paths(split: str) -> dict[str, str]:
-    """Files and folders of one split, relative to the folder of the data set; keys are those of Detectron2's metadata."""
+    """Files and folders of one split in the folder of the data set; keys are those of Detectron2's metadata."""
     return {
         "image_root": split,
         "json_file": f"annotations/instances_{split}.json",
