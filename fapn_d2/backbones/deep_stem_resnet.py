@@ -1,8 +1,8 @@
 """ResNet with a stem of three 3x3 convolutions, SFNet's bottom-up network.
 
-As in the official code of SFNet (and of PSPNet before it): stem 3 -> 64 -> 64 -> 128 channels, the stride of a stage in
-its first 3x3 convolution, shortcuts that are plain strided 1x1 convolutions. Parameters are named as in Detectron2's
-DeepLab ResNet.
+As in the official code of SFNet, and of PSPNet before it, the stem has 3 -> 64 -> 64 -> 128 channels, the stride of a
+stage is in its first 3x3 convolution, and shortcuts are plain strided 1x1 convolutions. Parameters are named as in
+Detectron2's DeepLab ResNet.
 """
 
 from detectron2.config import CfgNode
@@ -23,10 +23,11 @@ class DeepStem(CNNBlockBase):
     """Three 3x3 convolutions, the first of stride 2, with norm and ReLU, then a 3x3 max-pooling of stride 2.
 
     Args:
-        in_channels: channels of the image.
-        out_channels: of the last convolution; the first two have half as many.
-        ceil_mode: round sizes up in the pooling: 257 instead of 256 positions along a side of 1024 pixels. SFNet's
-            code of 2019, which the paper's GFLOPs were counted on, did; its later code does not.
+        in_channels: number of channels of the image.
+        out_channels: number of output channels of the last convolution; the first two have half as many.
+        norm: name for Detectron2's ``get_norm``.
+        ceil_mode: whether the pooling rounds sizes up, to 257 instead of 256 positions along a side of 1024 pixels.
+            SFNet's code of 2019 does, and the paper's GFLOPs were counted on it; its later code does not.
 
     Shapes: image (N,3,H,W) -> (N,out_channels,H/4,W/4).
     """
@@ -53,7 +54,7 @@ def build_deep_stem_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Res
     OUTPUT_STRIDE, CONV2_DILATION.
 
     Raises:
-        ValueError: an unknown depth, map or output stride, or a dilation list that has not four entries.
+        ValueError: an unknown depth, map or output stride, or a dilation list without exactly four entries.
     """
     resnets = cfg.MODEL.RESNETS
     if resnets.DEPTH not in BLOCKS:
@@ -90,8 +91,11 @@ def build_deep_stem_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Res
 
 
 def _strides_and_dilations(output_stride: int, conv2_dilation: list[int]) -> tuple[list[int], list[int], list[int]]:
-    """For the four stages: stride of the first block, dilation in place of strides that OUTPUT_STRIDE leaves out, and
-    dilation of each block's 3x3 convolution, of a basic block's second one, with that of CONV2_DILATION."""
+    """Three lists with one entry per stage.
+
+    They are the stride of the first block, the dilation that replaces strides left out under OUTPUT_STRIDE, and the
+    dilation of the 3x3 convolutions (in basic blocks of the second one), which is multiplied by CONV2_DILATION.
+    """
     if len(conv2_dilation) != len(STAGES):
         raise ValueError(f"MODEL.RESNETS.CONV2_DILATION = {conv2_dilation} needs an entry for each of {STAGES}")
     if output_stride not in (8, 16, 32):

@@ -1,5 +1,5 @@
 """DF1 and DF2: Li et al., "Partial Order Pruning: for Best Speed/Accuracy Trade-off in Neural Architecture Search",
-CVPR 2019, the light bottom-up networks of SFNet. Sizes as in SFNet's official code.
+CVPR 2019, the small bottom-up networks of SFNet. The sizes are those of SFNet's official code.
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class DFStem(CNNBlockBase):
 
 
 class DFNet(ResNet):
-    """Detectron2's ResNet with any number of stages, of which the last may be left out of the outputs.
+    """Detectron2's ResNet with any number of stages; stages after the last requested map are not built.
 
     Args:
         stem: see ``DFStem``.
@@ -62,11 +62,11 @@ class DFNet(ResNet):
         freeze_at: as in Detectron2's ResNet: 1 freezes the stem, 2 also res2, ...
 
     Raises:
-        ValueError: ``out_features`` is empty or has a name that is no stage.
+        ValueError: ``out_features`` is empty or has a name that is not a stage.
     """
 
     def __init__(self, stem: CNNBlockBase, stages: list[list[CNNBlockBase]], *, out_features, freeze_at: int = 0):
-        # Detectron2 drops stages that no feature needs, and knows four names; here the needed ones are counted first.
+        # Detectron2 drops stages that no feature needs, but it knows four stages only. So they are dropped here.
         names = ["stem", *(f"res{i}" for i in range(2, 2 + len(stages)))]
         unknown = [name for name in out_features if name not in names]
         if unknown or not out_features:

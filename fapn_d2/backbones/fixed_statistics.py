@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class FixedStatistics:
-    """To be mixed in before a module class: the batch norms in ``fixed_norms`` stay in evaluation mode in training."""
+    """Mixin, to be named before a module class: the norms in ``fixed_norms`` stay in evaluation mode in training."""
 
     fixed_norms: tuple[nn.Module, ...] = ()  # a tuple, so that they are not registered a second time
 
@@ -24,12 +24,12 @@ class FixedStatistics:
 
 
 def batch_norms(module: nn.Module) -> tuple[nn.Module, ...]:
-    """Every batch norm in ``module``, of whatever subclass."""
+    """All batch norms in ``module``, subclasses included."""
     return tuple(m for m in module.modules() if isinstance(m, _BatchNorm))
 
 
 class FixedStatisticsResNet(FixedStatistics, ResNet):
-    """Detectron2's ResNet, whose stages the given one lends."""
+    """Detectron2's ResNet with fixed statistics, built from the stem and the stages of a given ResNet."""
 
     def __init__(self, resnet: ResNet):
         out_features = list(resnet.output_shape())
@@ -39,7 +39,7 @@ class FixedStatisticsResNet(FixedStatistics, ResNet):
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_fixed_statistics_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FixedStatisticsResNet:
-    """MODEL.NECK.BOTTOM_UP: MODEL.RESNETS with NORM "BN"; stages below MODEL.BACKBONE.FREEZE_AT are frozen whole.
+    """MODEL.NECK.BOTTOM_UP: MODEL.RESNETS with NORM "BN"; stages below MODEL.BACKBONE.FREEZE_AT are fully frozen.
 
     Raises:
         ValueError: MODEL.RESNETS.NORM is not "BN".

@@ -1,5 +1,4 @@
-"""Parts of residual networks: blocks with what Detectron2's lack, dilation beside stride and a projection wherever the
-size changes.
+"""Parts of residual networks that Detectron2 lacks: blocks with dilation, and a projection wherever the size changes.
 
 Legend: N images, C channels in, D channels out, H x W size of the input, s stride.
 """
@@ -23,9 +22,11 @@ class DilatedBasicBlock(BasicBlock):
     """ResNet-18's and ResNet-34's block: Detectron2's, with the same parameter names.
 
     Args:
-        stride: s, of the first 3x3 convolution; with s > 1 the shortcut is a projection also where C equals D, which
-            Detectron2's block forgets (DF1's second stage needs it).
-        first_dilation, dilation: of the first and of the second 3x3 convolution.
+        in_channels, out_channels: C and D.
+        stride: stride s of the first 3x3 convolution. With s > 1 the shortcut is a projection, also where C equals D,
+            as in DF1's second stage; Detectron2's block has none there.
+        norm: name for Detectron2's ``get_norm``.
+        first_dilation, dilation: dilations of the first and of the second 3x3 convolution.
 
     Shapes: (N,C,H,W) -> (N,D,ceil(H/s),ceil(W/s)).
     """

@@ -24,9 +24,9 @@ class ShuffleNetV2(Backbone):
 
     Args:
         width: multiplier of the channels; see CHANNELS.
-        out_features: names of the maps to return, of STRIDES. Layers that none of them needs are not built.
+        out_features: names in STRIDES of the maps to return. Layers that none of these maps needs are not built.
         norm: "BN", "SyncBN" or "FrozenBN".
-        ceil_mode: round sizes up in the max-pooling.
+        ceil_mode: whether the max-pooling rounds sizes up.
         freeze_at: 1 freezes the stem, 2 also stage2, and so on.
 
     Raises:
@@ -78,7 +78,7 @@ class ShuffleNetV2(Backbone):
 
 
 def _with_norm(layer: nn.Module, norm: str) -> nn.Module:
-    """``layer``, which torchvision builds with BatchNorm2d, with another norm of the same parameters."""
+    """``layer`` with its BatchNorm2d layers replaced by another norm with the same parameters."""
     if norm == "SyncBN":
         return nn.SyncBatchNorm.convert_sync_batchnorm(layer)
     if norm == "FrozenBN":

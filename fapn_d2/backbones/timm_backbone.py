@@ -19,17 +19,18 @@ class TimmBackbone(FixedStatistics, Backbone):
     """timm's ``features_only`` network; the last map of each stride is named as Detectron2 names a ResNet's.
 
     Args:
-        name: of a timm model, as ``timm.list_models()`` has them.
-        norm: what becomes of batch norms: "BN" as they are; "SyncBN" statistics over all processes; "EvalBN" loaded
-            statistics, trained scale and shift; "FrozenBN" both fixed.
-        freeze_at: stages to freeze, counted as in Detectron2: 1 is what comes before stride 4, 2 is up to stride 4.
-        in_channels: of the image.
+        name: name of a timm model, as in ``timm.list_models()``.
+        norm: how batch norms work. "BN": as in timm; "SyncBN": with statistics over all processes; "EvalBN": with fixed
+            statistics, while scale and shift are trained; "FrozenBN": with fixed statistics, scale and shift.
+        freeze_at: number of stages to freeze, counted as in Detectron2: 1 freezes the layers before stride 4, 2 also
+            those of stride 4.
+        in_channels: number of channels of the image.
 
     Parameters are named ``body.*`` and otherwise as in timm.
 
     Raises:
-        ValueError: timm is missing or has no such network, it has no map of one of the strides 4 to 32, or ``norm`` or
-            ``freeze_at`` is unknown or cannot act.
+        ValueError: timm is missing or lacks the network, the network lacks a map of one of the strides 4 to 32, or
+            ``norm`` or ``freeze_at`` is unknown or cannot be applied to the network.
     """
 
     def __init__(self, name: str, *, norm: str = "BN", freeze_at: int = 0, in_channels: int = 3):
@@ -59,7 +60,7 @@ class TimmBackbone(FixedStatistics, Backbone):
         return dict(zip(self._out_features, maps))
 
     def _freeze(self, name: str, freeze_at: int) -> set[nn.Module]:
-        """Fix the parameters up to the map of stride 2^freeze_at; timm registers modules in the order they run in."""
+        """Freeze the parameters up to the map of stride 2^freeze_at; timm registers modules in running order."""
         if freeze_at <= 0:
             return set()
         # Feature networks join the names of containers by "_" where timm's own records have ".".
@@ -68,8 +69,8 @@ class TimmBackbone(FixedStatistics, Backbone):
         inside = [i for i, (path, _) in enumerate(modules) if f"{path}_".startswith(f"{stage}_")]
         if not inside:
             raise ValueError(
-                f"MODEL.BACKBONE.FREEZE_AT = {freeze_at}: {name} has no module for each of its maps, so there is no "
-                "telling what to freeze; set it to 0"
+                f"MODEL.BACKBONE.FREEZE_AT = {freeze_at}: {name} does not have one module per map, so it is not "
+                "known what to freeze; set it to 0"
             )
         frozen = {module for _, module in modules[: inside[0] if freeze_at == 1 else inside[-1] + 1]}
         for parameter in (p for module in frozen for p in module.parameters(recurse=False)):
@@ -97,10 +98,10 @@ def import_timm() -> ModuleType:
 
 
 def feature_indices(name: str) -> tuple[int, ...]:
-    """Which of a network's maps have strides 4, 8, 16 and 32: the last of each.
+    """Indices of the last map of each of the strides 4, 8, 16 and 32.
 
     Raises:
-        ValueError: unknown network (names near ones), or a stride is missing.
+        ValueError: the network is unknown (the message has similar names), or a stride is missing.
     """
     timm = import_timm()
     architecture = name.split(".")[0]  # what follows the dot names a set of weights

@@ -1,4 +1,4 @@
-"""Semantic heads that read a finished pyramid: SFNet's final fusion, and the head on one level of real-time networks.
+"""Semantic heads on a pyramid: SFNet's final fusion, and the head on one level of real-time networks.
 
 Legend: N images, C_i channels and H_i x W_i size of input level i, finest first; D channels of the head; K classes.
 """
@@ -22,27 +22,28 @@ FUSION_ALIGNS = ("bilinear", "flow")
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class AlignedDecoderHead(SizedHead):
-    """All levels at the finest one's size, concatenated from fine to coarse -> 3x3 convolution, norm, ReLU -> 1x1.
+    """All levels, resampled to the finest size and concatenated -> 3x3 convolution, norm, ReLU -> 1x1 convolution.
 
     SFNet, Section 3.3 and Figure 4; the top-down part of its decoder is the pyramid. The paper's text aligns by flow
-    here too ("flow"); its codes, and the GFLOPs and parameters it prints, resample bilinearly.
+    here too ("flow"). The authors' code resamples bilinearly, and the printed GFLOPs and parameters are those of the
+    code.
 
-    With deep supervision further maps of the feature dict get a classifier and a loss of their own in training.
+    With deep supervision, further maps of the feature dict have their own classifier and loss in training.
 
     Args:
         input_shape: channels and stride of the levels that are read, finest first.
-        num_classes: K.
-        channels: D; 0: no hidden layer, the classifier reads the concatenated levels (PSPNet, whose last hidden layer
-            is that of its pyramid pooling).
+        num_classes: number of classes K.
+        channels: number of channels D of the hidden layer. 0: there is no hidden layer and the classifier reads the
+            concatenated levels, as in PSPNet, where the hidden layer is that of pyramid pooling.
         norm: name for Detectron2's ``get_norm``.
         loss: (logits, target) -> scalar; see ``fapn_d2.layers.losses``.
         loss_weight: factor on all losses.
-        ignore_value: label of pixels without ground truth; the losses know it as well.
-        supervision: the maps with classifiers of their own.
-        dropout: of channels, in those classifiers.
-        fusion_align: what brings coarser levels to the finest one's size, of FUSION_ALIGNS.
-        flow_unit: of "flow"; see ``flow_warp``.
-        align_corners: of every resampling, of logits too.
+        ignore_value: label of pixels without ground truth; ``loss`` must ignore the same label.
+        supervision: the maps that have their own classifier.
+        dropout: probability that a channel is dropped in those classifiers.
+        fusion_align: how coarser levels are brought to the finest size; one of FUSION_ALIGNS.
+        flow_unit: unit of the flow for "flow"; see ``flow_warp``.
+        align_corners: whether all resampling uses ``align_corners``, that of the logits too.
 
     Raises:
         ValueError: ``input_shape`` is empty or ``fusion_align`` is unknown.
@@ -144,7 +145,7 @@ class AlignedDecoderHead(SizedHead):
         return self.predictor(self.fuse(torch.cat([finest, *aligned], dim=1)))
 
     def losses(self, logits: Tensor, features: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
-        """ "loss_sem_seg" and a "loss_sem_seg_<map>" for each supervised map, weighted, at the size of the targets."""
+        """Weighted losses at the size of the targets: "loss_sem_seg", and "loss_sem_seg_<map>" per supervised map."""
         if targets is None:
             raise ValueError(f"{type(self).__name__} is trained on labels, but the samples have no 'sem_seg'")
 
@@ -163,8 +164,8 @@ class AlignedDecoderHead(SizedHead):
 class SingleLevelHead(AlignedDecoderHead):
     """3x3 convolution, norm, ReLU and 1x1 on one map: FCN's head, and that of FaPN's real-time network on P3.
 
-    FaPN, Appendix B, says "a prediction layer" only; a hidden layer of 64 channels is what gives Table I's parameters
-    and FLOPs.
+    FaPN, Appendix B, says "a prediction layer" only. With a hidden layer of 64 channels the parameters and FLOPs are
+    those of Table I.
 
     Raises:
         ValueError: MODEL.SEM_SEG_HEAD.IN_FEATURES does not name exactly one map.
@@ -174,5 +175,5 @@ class SingleLevelHead(AlignedDecoderHead):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         features = list(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES)
         if len(features) != 1:
-            raise ValueError(f"{cls.__name__} reads one map, MODEL.SEM_SEG_HEAD.IN_FEATURES = {features} names others")
+            raise ValueError(f"{cls.__name__} reads one map, but MODEL.SEM_SEG_HEAD.IN_FEATURES = {features}; name one")
         return super().from_config(cfg, input_shape)

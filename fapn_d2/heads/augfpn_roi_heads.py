@@ -1,4 +1,4 @@
-"""Region heads of AugFPN's two-stage detectors: Soft RoI Selection and Consistent Supervision, each by its own key."""
+"""Region heads of AugFPN's two-stage detectors, with Soft RoI Selection and Consistent Supervision; each has a key."""
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
@@ -17,12 +17,12 @@ class AugFPNROIHeads(StandardROIHeads):
     """Detectron2's heads for boxes and masks, with AugFPN's pooling and auxiliary losses.
 
     With MODEL.SOFT_ROI_SELECTION.FUSION and MODEL.CONSISTENT_SUPERVISION.MODE both "none" these are the standard heads.
-    In inference Consistent Supervision does nothing; its parameters are built only where its MODE is set, and a network
-    without them loads a checkpoint that has them.
+    Consistent Supervision does nothing in inference. With MODE "none" its parameters are not built, and such a network
+    still loads checkpoints that have them.
 
     Args:
-        consistent_supervision: auxiliary heads on the raw laterals, or None.
-        **kwargs: of ``StandardROIHeads``.
+        consistent_supervision: auxiliary heads on the laterals, or None.
+        **kwargs: arguments of ``StandardROIHeads``.
     """
 
     @configurable

@@ -1,7 +1,7 @@
 """Consistent Supervision of AugFPN: Guo et al., CVPR 2020, Section 3.1, Equation 1, Table 3.
 
-Legend: R sampled regions of all images of a batch, L levels with raw laterals M_l, C channels, o x o size of a
-region's features, lambda the weight of Equation 1.
+Legend: R sampled regions of all images of a batch, L levels with laterals M_l, C channels, o x o size of a region's
+features, lambda the weight of Equation 1.
 """
 
 from collections.abc import Mapping
@@ -20,21 +20,22 @@ MODES = ("none", "all_levels", "single_level")
 
 
 class ConsistentSupervision(nn.Module):
-    """Auxiliary heads on the raw laterals, before any context is added and before the top-down sums.
+    """Auxiliary heads on the laterals, before any context is added and before the top-down sums.
 
-    Every sampled region is pooled from every M_l, goes through one auxiliary head that all levels share, and is
-    supervised by the main head's targets; gradients flow into M_l. Losses are summed over the levels, as the official
-    code does it, so that with four levels and lambda = 0.25 the auxiliary losses weigh as much as the main ones. The
-    heads have weights of their own.
+    Every sampled region is pooled from every M_l. One auxiliary head, shared by all levels, predicts its class and box,
+    and the targets are those of the main head. Gradients flow into M_l. The losses are summed over the levels, as in
+    the official code. So with four levels and lambda = 0.25 the auxiliary losses weigh as much as the main losses. The
+    auxiliary heads do not share weights with the main heads.
 
     Args:
         in_features: names and shapes of the laterals, finest first.
-        all_levels: False supervises each region only on the level that FPN's rule assigns it to (Table 3).
-        weight: lambda.
-        box_pooler, mask_pooler: options of ``ROIPooler`` beside the scales.
+        all_levels: True: each region is supervised on all levels. False: only on the level that FPN's rule assigns it
+            to (Table 3).
+        weight: lambda, the factor on each level's losses.
+        box_pooler, mask_pooler: arguments of ``ROIPooler`` except for the scales.
         box_head, box_predictor: (R,C,o,o) -> features -> scores and deltas, as ``FastRCNNOutputLayers``.
-        mask_head: a mask head of Detectron2's; None leaves masks out. The paper does not mention masks, the official
-            Mask R-CNN configs have it.
+        mask_head: one of Detectron2's mask heads; None: no losses of masks. The paper does not mention masks; the
+            official configs of Mask R-CNN have this head.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class ConsistentSupervision(nn.Module):
         self.in_features = tuple(in_features)
         self.weight = weight
         scales = [1 / shape.stride for shape in in_features.values()]
-        #: What is pooled together: name in the losses, maps, their scales.
+        #: Groups of maps that are pooled together: name in the losses, names of the maps, scales of the maps.
         groups = [(name, (name,), [scale]) for name, scale in zip(in_features, scales)]
         groups = groups if all_levels else [("lateral", self.in_features, scales)]
         self.groups = tuple((name, maps) for name, maps, _ in groups)
@@ -68,11 +69,11 @@ class ConsistentSupervision(nn.Module):
         """Losses of boxes and classes, named "loss_cls_lateral2" and so on.
 
         Args:
-            features: the pyramid's outputs in training, with the laterals among them.
-            proposals: sampled regions with their targets, as the main head gets them.
+            features: the outputs of the pyramid in training mode, including the laterals.
+            proposals: sampled regions with their targets, as for the main head.
 
         Raises:
-            ValueError: the pyramid gives no laterals.
+            ValueError: ``features`` lacks the laterals.
         """
         pooled = self._pool(self.box_poolers, features, proposals)
         scores, deltas = self.box_predictor(self.box_head(torch.cat(pooled)))
@@ -113,13 +114,13 @@ def build_consistent_supervision(
     """The auxiliary heads that MODEL.CONSISTENT_SUPERVISION describes, like the main ones of MODEL.ROI_{BOX,MASK}_HEAD.
 
     Args:
-        cfg: a config; MODE "none" builds nothing.
+        cfg: a config; with MODE "none" nothing is built.
         pyramid: ``output_shape()`` of the pyramid, whose first len(MODEL.FPN.IN_FEATURES) levels have laterals.
-        num_classes: without background.
-        with_masks: whether there is a mask head to accompany.
+        num_classes: number of classes without background.
+        with_masks: whether the network has a mask head.
 
     Raises:
-        ValueError: unknown MODE, or head settings that auxiliary heads cannot be built from.
+        ValueError: an unknown MODE, or settings from which auxiliary heads cannot be built.
     """
     node = cfg.MODEL.CONSISTENT_SUPERVISION
     if node.MODE not in MODES:
@@ -157,7 +158,7 @@ def build_consistent_supervision(
 
 
 def load_without_auxiliary_weights(module: nn.Module) -> None:
-    """Let a ``module`` whose ``consistent_supervision`` is None load weights that were trained with one, silently."""
+    """Let a ``module`` without ``consistent_supervision`` load weights that were trained with it, without a warning."""
 
     def drop(module, state_dict, prefix, *_):
         if module.consistent_supervision is None:
@@ -168,7 +169,7 @@ def load_without_auxiliary_weights(module: nn.Module) -> None:
 
 
 def _log_apart(name: str):
-    """Scope for what heads log (accuracies), so that it does not overwrite the main head's."""
+    """Scope for the values that the auxiliary heads log, so that they do not overwrite those of the main heads."""
     return get_event_storage().name_scope(f"consistent_supervision/{name}")
 
 

@@ -1,6 +1,6 @@
-"""Mask targets that several heads share: cropped from the ground truth once, not once a head.
+"""Mask targets that several heads share: they are cropped from the ground truth once, not once per head.
 
-Rasterising polygons runs on the CPU; with the main head and four auxiliary ones it would be done five times.
+Polygons are rasterised on the CPU. With the main head and four auxiliary heads this would be done five times.
 """
 
 from typing import Any
@@ -10,10 +10,10 @@ from detectron2.structures import Instances
 
 
 class SharedMaskTargets:
-    """Ground-truth masks of one image, the masks of the regions at hand, with the last crop remembered.
+    """Ground-truth masks of one image's regions, which keep the result of the last crop.
 
     Args:
-        masks: what has ``crop_and_resize``: Detectron2's ``PolygonMasks`` or ``BitMasks``.
+        masks: Detectron2's ``PolygonMasks`` or ``BitMasks``.
     """
 
     def __init__(self, masks: Any):
@@ -26,7 +26,7 @@ class SharedMaskTargets:
         return len(self.masks)
 
     def crop_and_resize(self, boxes: torch.Tensor, mask_size: int) -> torch.Tensor:
-        """Boxes (B,4) -> (B,mask_size,mask_size), as the masks themselves do it."""
+        """Boxes (B,4) -> (B,mask_size,mask_size), as ``masks.crop_and_resize``."""
         if boxes is not self._boxes or mask_size != self._size:
             self._crops = self.masks.crop_and_resize(boxes, mask_size)
             self._boxes, self._size = boxes, mask_size
@@ -34,7 +34,7 @@ class SharedMaskTargets:
 
 
 def share_mask_targets(instances: list[Instances]) -> None:
-    """Wrap the field ``gt_masks``, where there is one, in place."""
+    """Wrap the field ``gt_masks`` of each image that has it, in place."""
     for image in instances:
         if image.has("gt_masks"):
             image.gt_masks = SharedMaskTargets(image.gt_masks)

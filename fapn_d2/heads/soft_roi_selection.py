@@ -10,13 +10,13 @@ from torch import nn
 
 
 class SoftRoISelection(nn.Module):
-    """Pools every region from every level and lets a fusion choose, instead of one level by the region's size.
+    """Pools every region from every level and fuses the results. FPN pools from one level, chosen by the region's size.
 
-    Called like Detectron2's ``ROIPooler``, so it stands wherever one does.
+    It is called like Detectron2's ``ROIPooler`` and can replace it everywhere.
 
     Args:
-        pooler: its pooling operations, one a level, are used; its rule of assignment only tells, in
-            :meth:`assigned_levels`, what it would have chosen.
+        pooler: the pooler that is replaced. Its pooling operations, one per level, are used. Its rule of assignment is
+            used in :meth:`assigned_levels` only.
         fusion: L x (R,C,o,o) -> (R,C,o,o), one of ``fapn_d2.layers.spatial_fusion``.
     """
 
@@ -34,7 +34,7 @@ class SoftRoISelection(nn.Module):
         """Maps of the L levels, each (N,C,H_l,W_l), and a list of boxes for each of the N images -> (R,C,o,o).
 
         Raises:
-            ValueError: another number of maps than of levels, or of lists of boxes than of images.
+            ValueError: the number of maps is not L, or the number of lists of boxes is not N.
         """
         if len(x) != len(self.level_poolers) or len(box_lists) != len(x[0]):
             raise ValueError(
@@ -45,7 +45,7 @@ class SoftRoISelection(nn.Module):
         return self.fusion([pool(features, boxes) for pool, features in zip(self.level_poolers, x)])
 
     def assigned_levels(self, box_lists: list[Boxes]) -> torch.Tensor:
-        """Level, from 0 for the finest, that FPN's rule would take each of the R boxes from (paper FPN, Equation 1)."""
+        """The level from which FPN's rule would pool each of the R boxes, 0 for the finest (FPN, Equation 1)."""
         rule = self.pooler
         return assign_boxes_to_levels(
             box_lists, rule.min_level, rule.max_level, rule.canonical_box_size, rule.canonical_level

@@ -1,4 +1,4 @@
-"""Meta-architectures that Detectron2 lacks, or builds from Python configs only."""
+"""Meta-architectures that Detectron2 lacks, or that it builds from Python configs only."""
 
 from .consistent_dense import ConsistentFCOS, ConsistentRetinaNet
 from .fcos import FCOS

@@ -1,4 +1,4 @@
-"""Memory layout and compilation of a network that is to be trained or scored, as the config says."""
+"""Memory layout and compilation of a network for training or evaluation, as the config says."""
 
 import os
 import shutil
@@ -16,14 +16,14 @@ COMPILE_MODES = {"none": None, "dynamic": True, "static": False}
 def accelerate(model: nn.Module, cfg: CfgNode) -> nn.Module:
     """Apply MODEL.CHANNELS_LAST and MODEL.COMPILE to a network, in place; returns it.
 
-    Names and values of parameters stay, so that checkpoints are those of the plain network. To be called before the
+    Names and values of parameters do not change, so checkpoints are those of the plain network. Call this before the
     network is wrapped in DistributedDataParallel.
 
     Raises:
         ValueError: an unknown mode, a network without a ``backbone``, or no compiler on this machine.
     """
     if cfg.MODEL.CHANNELS_LAST:
-        # Convolutions hand on the layout of their weights, so images need no conversion.
+        # The output of a convolution has the layout of its weights, so images need no conversion.
         model.to(memory_format=torch.channels_last)
     if cfg.MODEL.COMPILE not in COMPILE_MODES:
         raise ValueError(f"MODEL.COMPILE is {cfg.MODEL.COMPILE!r}; allowed are {', '.join(map(repr, COMPILE_MODES))}")
@@ -39,17 +39,18 @@ def accelerate(model: nn.Module, cfg: CfgNode) -> nn.Module:
 
 
 def compile_in_place(module: nn.Module, *, dynamic: bool, backend: str = "inductor") -> None:
-    """Compile the calls of ``module`` at the first of them. ``torch.compile(module)`` would prefix its names instead.
+    """Compile ``module`` in place at its first call. ``torch.compile(module)`` would add a prefix to parameter names.
 
     Args:
-        dynamic: one program for all sizes of the input, else one for each.
-        backend: of ``torch.compile``.
+        module: the module to compile.
+        dynamic: True: one program for all sizes of the input; False: one program per size.
+        backend: backend of ``torch.compile``.
     """
     module.compile(dynamic=dynamic, backend=backend)
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raises ValueError if ``torch.compile`` cannot work for this device because a program that it needs is absent."""
+    """Raises ValueError if ``torch.compile`` cannot work for this device because a program that it needs is missing."""
     if device.type == "cpu":
         found = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
         lacking = "" if found else "a C++ compiler: g++, clang++ or the one that the environment variable CXX names"

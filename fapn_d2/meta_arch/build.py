@@ -1,4 +1,4 @@
-"""The model of a config, with names that no registry knows reported as the user's mistake."""
+"""The model of a config; names that are not registered are reported as errors of the user."""
 
 import difflib
 import logging
@@ -41,7 +41,7 @@ def _not_registered(name: str, registry_name: str) -> str:
 def without_sync_bn(model: nn.Module) -> nn.Module:
     """Replace SyncBN by BatchNorm where it cannot or need not work: in one process, and on the CPU.
 
-    Parameters, statistics and their names stay. Says so once, when something was replaced.
+    Parameters, statistics and their names do not change. A message says when something was replaced.
     """
     on_cuda = any(p.is_cuda for p in model.parameters())
     if comm.get_world_size() > 1 and on_cuda:

@@ -14,16 +14,16 @@ from .fcos import FCOS
 
 
 class ConsistentDenseDetector:
-    """What a dense detector of Detectron2 gains: in training, region losses on the raw laterals. To be mixed in.
+    """Mixin for a dense detector of Detectron2: it adds region losses on the laterals in training.
 
-    There is no RPN, so the regions are the detector's own detections, detached, with the ground truth added; they are
-    sampled and labelled as MODEL.ROI_HEADS says. The dense head's losses and inference stay as they are.
+    Dense detectors have no RPN. So the regions are the detector's own detections, detached, and the ground truth; they
+    are sampled and labelled as MODEL.ROI_HEADS says. The losses of the dense head and inference do not change.
 
     Args:
         consistent_supervision: auxiliary head, or None for the plain detector.
-        sampler: what labels and samples proposals; only its ``label_and_sample_proposals`` is used.
-        limits: how detections become proposals.
-        **kwargs: of the detector.
+        sampler: region heads of which only ``label_and_sample_proposals`` is used.
+        limits: numbers by which detections are chosen as proposals.
+        **kwargs: arguments of the detector.
     """
 
     @configurable
@@ -61,7 +61,7 @@ class ConsistentDenseDetector:
     def forward(self, batched_inputs: list[dict]):
         if not self.training or self.consistent_supervision is None:
             return super().forward(batched_inputs)
-        # Detectron2's forward passes on only the maps that the dense head reads, so training is written out here.
+        # Detectron2's forward keeps only the maps that the dense head reads, so the training step is repeated here.
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         maps = [features[name] for name in self.head_in_features]

@@ -1,6 +1,6 @@
 """Detections of a one-stage detector as region proposals, for the supervision that AugFPN adds in training.
 
-Legend: N images, A anchors (points) of a level, K classes.
+Legend: N images, A anchors (or points) per level, K classes, B boxes.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from detectron2.structures import Boxes, Instances
 
 @dataclass(frozen=True)
 class ProposalLimits:
-    """How many detections become proposals; numbers of the official AugFPN code."""
+    """How many detections become proposals. The defaults are those of the official AugFPN code."""
 
-    pre_nms_topk: int = 2000  #: anchors of a level, by their best class
-    score_thresh: float = 0.01  #: least score of a class
-    nms_thresh: float = 0.7  #: IoU, class by class
-    post_nms_topk: int = 1000  #: proposals of an image, over all classes
+    pre_nms_topk: int = 2000  #: most anchors per level, by the score of their best class
+    score_thresh: float = 0.01  #: lowest score of a class
+    nms_thresh: float = 0.7  #: IoU above which NMS removes a box, within each class
+    post_nms_topk: int = 1000  #: most proposals per image, over all classes
 
 
 @torch.no_grad()
@@ -34,19 +34,19 @@ def dense_proposals(
 ) -> list[Instances]:
     """Decode a dense head's predictions, level by level, and suppress duplicates.
 
-    A box comes out once for each class that it is detected as. Scores are sigmoid(logits); with centerness, ranking is
-    by their product, the threshold still by the class score.
+    A box is returned once for each class that it is detected as. Scores are sigmoid(logits). With centerness, boxes are
+    ranked by the product of score and centerness, and the threshold holds for the score alone.
 
     Args:
-        anchors: of each level, A boxes.
-        logits, deltas: of each level, (N,A,K) and (N,A,4).
-        centerness: of each level, (N,A,1) logits, or None.
+        anchors: A boxes per level.
+        logits, deltas: predictions per level, (N,A,K) and (N,A,4).
+        centerness: logits per level, (N,A,1), or None.
         transform: Detectron2's box transform that decodes ``deltas``.
-        image_sizes: (height, width) of each image, to which boxes are clipped.
-        limits: numbers to keep.
+        image_sizes: (height, width) per image, to which boxes are clipped.
+        limits: thresholds and numbers of boxes to keep.
 
     Returns:
-        For each image, ``proposal_boxes`` and ``objectness_logits`` (of the score that ranked them), best first.
+        ``proposal_boxes`` and ``objectness_logits`` per image, best first. The latter are logits of the ranking score.
     """
     proposals = []
     for i, size in enumerate(image_sizes):
@@ -76,8 +76,9 @@ def _suppress(boxes, scores, ranks, size: tuple[int, int], limits: ProposalLimit
 def _best_after_nms(boxes, ranks, labels, limits: ProposalLimits) -> torch.Tensor:
     """Indices of the ``post_nms_topk`` best boxes that class-wise suppression leaves, best first.
 
-    Whether a box stays depends on better boxes only. So the best are suppressed first, and more only as long as too few
-    stay: at the start of training, when half of all anchors and classes pass the threshold, that is a hundredth.
+    Whether a box is kept depends on better boxes only. So NMS first runs on the best boxes, and on more boxes only if
+    too few are kept. At the start of training, when half of all anchors and classes pass the threshold, NMS then runs
+    on a hundredth of them.
     """
     order = ranks.argsort(descending=True)
     size = 4 * limits.post_nms_topk

@@ -7,11 +7,11 @@ from detectron2.modeling.meta_arch import fcos
 
 @META_ARCH_REGISTRY.register()
 class FCOS(fcos.FCOS):
-    """Tian et al., ICCV 2019, as Detectron2 has it, built from MODEL.FCOS.
+    """Detectron2's version of FCOS (Tian et al., ICCV 2019), built from MODEL.FCOS.
 
-    With the keys at their defaults this is the network of Detectron2's ``fcos_R_50_FPN_1x.py``. It differs from the
-    FCOS that AugFPN's paper used in ways no key brings back: GIoU loss instead of IoU, targets normalised by the
-    stride and no learnt scale a level, centerness predicted from the box tower, scores sqrt(class * centerness).
+    With the default keys this is the network of Detectron2's ``fcos_R_50_FPN_1x.py``. It differs from the FCOS of
+    AugFPN's paper, and no key changes that: the loss is GIoU and not IoU, targets are normalised by the stride, levels
+    have no learnt scale, centerness is predicted from the box tower, and scores are sqrt(class * centerness).
     """
 
     @configurable
@@ -41,7 +41,7 @@ class FCOS(fcos.FCOS):
             "head": head,
             "head_in_features": list(node.IN_FEATURES),
             "num_classes": node.NUM_CLASSES,
-            # No distance to a centre is infinite, so this admits every point inside a box.
+            # With an infinite radius every point inside a box is a candidate.
             "center_sampling_radius": node.CENTER_SAMPLING_RADIUS or float("inf"),
             "focal_loss_alpha": node.FOCAL_LOSS_ALPHA,
             "focal_loss_gamma": node.FOCAL_LOSS_GAMMA,

@@ -1,4 +1,4 @@
-"""Semantic segmentation of images as they are, for networks that take any size."""
+"""Semantic segmentation without padding, for networks that take images of any size."""
 
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch import SemanticSegmentor
@@ -13,13 +13,13 @@ from ..heads.sized_head import SizedHead
 class WholeImageSegmentor(SemanticSegmentor):
     """Detectron2's ``SemanticSegmentor`` without padding to a multiple of the coarsest stride.
 
-    SFNet segments images of 360x480 whose coarsest map is 12x15; padded ones would put a border into what its pyramid
-    pooling averages. The head is told the size of the images, because it cannot be computed from a map whose size was
-    rounded: the logits then lie on the pixels that they were trained for. Images of several sizes in a batch are padded
-    to the largest.
+    SFNet segments images of 360x480 pixels, whose coarsest map is 12x15. With padding, pyramid pooling would average
+    over the border too. The head is told the size of the images, because the size cannot be computed from a map whose
+    size was rounded. So the logits have the same positions as in training. Images of several sizes in a batch are
+    padded to the largest one.
 
     Raises:
-        ValueError: a head that cannot be told a size.
+        ValueError: the head is not a ``SizedHead``.
     """
 
     def __init__(self, *args, **kwargs):

@@ -18,7 +18,7 @@ from .topdown import TopDownPyramid
 
 @BACKBONE_REGISTRY.register()
 def build_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TopDownPyramid:
-    """The pyramid that MODEL.NECK describes; FPN where it says nothing, with P6 by max-pooling for RPN."""
+    """The pyramid that MODEL.NECK describes, with P6 by max-pooling for RPN. With the default keys it is FPN."""
     return build_pyramid(cfg, input_shape, preset=None, top_block="max_pool")
 
 
@@ -38,14 +38,14 @@ def build_retinanet_resnet_fapn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -
 def build_resnet_augfpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TopDownPyramid:
     """AugFPN with P6 by max-pooling: replaces ``build_resnet_fpn_backbone`` in R-CNN.
 
-    In training it gives the raw laterals too, for the Consistent Supervision of ``AugFPNROIHeads``.
+    In training mode it also gives the laterals, for the Consistent Supervision of ``AugFPNROIHeads``.
     """
     return build_pyramid(cfg, input_shape, preset="augfpn", top_block="max_pool", extra_outputs=("lateral",))
 
 
 @BACKBONE_REGISTRY.register()
 def build_retinanet_resnet_augfpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TopDownPyramid:
-    """AugFPN with P6 and P7 of its one-stage code: replaces ``build_retinanet_resnet_fpn_backbone``."""
+    """AugFPN with P6 and P7 as in its one-stage code: replaces ``build_retinanet_resnet_fpn_backbone``."""
     return build_pyramid(cfg, input_shape, preset="augfpn", top_block="p6p7_context", extra_outputs=("lateral",))
 
 
@@ -53,7 +53,7 @@ def build_retinanet_resnet_augfpn_backbone(cfg: CfgNode, input_shape: ShapeSpec)
 def build_resnet_sfnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TopDownPyramid:
     """SFNet's aligned pyramid with P6 by max-pooling: replaces ``build_resnet_fpn_backbone`` in R-CNN and Panoptic FPN.
 
-    Its norm is MODEL.FPN.NORM, which detectors leave empty and SFNet's own networks set.
+    Its norm is MODEL.FPN.NORM. Configs of detectors leave it empty; those of SFNet's own networks set it.
     """
     return build_pyramid(cfg, input_shape, preset="sfnet", top_block="max_pool")
 
@@ -63,7 +63,7 @@ def build_timm_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TopDown
     """The pyramid that MODEL.NECK describes on the network MODEL.TIMM.NAME, with P6 by max-pooling.
 
     Raises:
-        ValueError: MODEL.NECK.BOTTOM_UP names another network; else as :func:`build_pyramid`.
+        ValueError: MODEL.NECK.BOTTOM_UP names another network, or what :func:`build_pyramid` raises.
     """
     named = cfg.MODEL.NECK.BOTTOM_UP
     if named not in (neck_defaults().BOTTOM_UP, "build_timm_backbone"):
@@ -86,16 +86,16 @@ def build_pyramid(
     """Build a bottom-up network and the pyramid on it.
 
     Args:
-        cfg: MODEL.NECK (its defaults where the config has none), MODEL.FPN and what the bottom-up builder reads.
-        input_shape: channels of the image.
-        preset: the builder's own preset, which MODEL.NECK.PRESET may not contradict; None leaves it to that key.
-        top_block: what MODEL.NECK.TOP_BLOCK is when it is left at None.
-        extra_outputs: what MODEL.NECK.EXTRA_OUTPUTS has besides what it names.
-        bottom_up: takes the place of MODEL.NECK.BOTTOM_UP.
+        cfg: config of which MODEL.NECK (or its defaults), MODEL.FPN and the keys of the bottom-up builder are read.
+        input_shape: number of channels of the image.
+        preset: the preset of the builder, which MODEL.NECK.PRESET must not contradict; None: that key decides.
+        top_block: the value of MODEL.NECK.TOP_BLOCK where the config leaves it at None.
+        extra_outputs: kinds of maps that are given in addition to MODEL.NECK.EXTRA_OUTPUTS.
+        bottom_up: builder of the bottom-up network; empty: MODEL.NECK.BOTTOM_UP.
 
     Raises:
-        ValueError: a name that is not registered, a list of the wrong length, a feature that the bottom-up network does
-            not have, or strategies that do not go together; the message says which and what is allowed.
+        ValueError: a name is not registered, a list has the wrong length, the bottom-up network lacks a feature, or two
+            strategies do not fit together. The message says which, and what is allowed.
     """
     neck = cfg.MODEL.NECK if "NECK" in cfg.MODEL else neck_defaults()
     if preset and neck.PRESET not in ("", preset):
@@ -145,13 +145,20 @@ def build_pyramid(
 def describe_levels(
     shapes: dict[str, ShapeSpec], features: list[str], *, out_channels: int, norm: str, merges: list[str]
 ) -> list[Level]:
-    """Levels of a pyramid over the bottom-up maps ``features``, finest first.
+    """The levels of a pyramid, finest first.
 
-    The stage of a level is log2 of its stride, as in Detectron2; where strides are not consecutive powers of two (DF1
-    has two maps of stride 32), stages count up from the finest level's.
+    The stage of a level is log2 of its stride, as in Detectron2. Where strides are not consecutive powers of two (DF1
+    has two maps of stride 32), stages count up from the stage of the finest level.
+
+    Args:
+        shapes: channels and stride of the bottom-up maps by name.
+        features: names of the maps that the levels are built on, finest first.
+        out_channels: number of channels of the pyramid.
+        norm: name for Detectron2's ``get_norm``.
+        merges: names of the MERGE strategies, one per level but the coarsest.
 
     Raises:
-        ValueError: a feature that ``shapes`` does not have, or features that are not ordered from fine to coarse.
+        ValueError: ``shapes`` lacks a feature, or the features are not ordered from fine to coarse.
     """
     missing = [f for f in features if f not in shapes]
     if missing or not features:

@@ -1,7 +1,7 @@
 """The papers as settings of one pyramid.
 
-A value is a strategy for all levels, or a ``Split`` whose ``top`` is for the coarsest level. Whatever the
-configuration names itself under MODEL.NECK wins over the preset.
+A value is a strategy for all levels, or a ``Split`` with another strategy for the coarsest level. A key that the config
+sets under MODEL.NECK takes precedence over the preset.
 """
 
 import difflib
@@ -29,7 +29,7 @@ PRESETS: dict[str, dict[str, str | Split | None]] = {
         "MERGE": "align_then_fuse",
         "OUTPUT": "conv3x3",
     },
-    # Huang et al., ICCV 2021, as in the official code: no selection and no output convolution on the coarsest level.
+    # Huang et al., ICCV 2021. As in the official code, the coarsest level has no selection and no output convolution.
     "fapn": {
         "CONTEXT": "none",
         "LATERAL": Split("feature_selection", top="conv1x1_default_init"),
@@ -38,8 +38,8 @@ PRESETS: dict[str, dict[str, str | Split | None]] = {
         "MERGE": "align_then_fuse",
         "OUTPUT": Split("conv3x3", top="identity"),
     },
-    # Guo et al., CVPR 2020, as in the official code. Its 3x3 convolutions keep their channels, so that Detectron2's
-    # initialisation and mmdetection's are one.
+    # Guo et al., CVPR 2020, as in the official code. Its 3x3 convolutions have as many output channels as input
+    # channels, so Detectron2's and mmdetection's initialisations are the same for them.
     "augfpn": {
         "CONTEXT": "residual_augmentation",
         "LATERAL": "conv1x1_xavier",
@@ -48,7 +48,8 @@ PRESETS: dict[str, dict[str, str | Split | None]] = {
         "MERGE": "align_then_fuse",
         "OUTPUT": "conv3x3",
     },
-    # Li et al., ECCV 2020, as in the official code: pyramid pooling is the coarsest level, without output convolution.
+    # Li et al., ECCV 2020. As in the official code, pyramid pooling is the coarsest level and has no output
+    # convolution.
     "sfnet": {
         "CONTEXT": "ppm",
         "LATERAL": "conv1x1_norm_relu",

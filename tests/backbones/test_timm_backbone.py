@@ -157,7 +157,7 @@ ERRORS = [
     ),
     (dict(name=SMALL, norm="GN"), r"MODEL\.TIMM\.NORM: unknown value 'GN'; allowed: BN, SyncBN, EvalBN, FrozenBN"),
     (dict(name="convnext_atto", norm="EvalBN"), "convnext_atto has no batch normalisation; leave it at 'BN'"),
-    (dict(name="hrnet_w18", freeze_at=2), "hrnet_w18 has no module for each of its maps"),
+    (dict(name="hrnet_w18", freeze_at=2), "hrnet_w18 does not have one module per map"),
 ]
 
 

@@ -249,7 +249,7 @@ ERRORS = [
     (dict(IN_FEATURES=[]), "AlignedDecoderHead reads no level"),
     (dict(FUSION_ALIGN="deform"), "FUSION_ALIGN: unknown 'deform'; allowed: bilinear, flow"),
     (dict(LOSS="focal"), "MODEL.SEM_SEG_HEAD: unknown loss 'focal'; allowed: cross_entropy, ohem"),
-    (dict(NAME="SingleLevelHead"), r"SingleLevelHead reads one map, .* = \['p4', 'p5', 'p6'\] names others"),
+    (dict(NAME="SingleLevelHead"), r"SingleLevelHead reads one map, but .* = \['p4', 'p5', 'p6'\]; name one"),
     (dict(DEEP_SUPERVISION__WEIGHTS=[1.0]), r"DEEP_SUPERVISION.WEIGHTS = \[1.0\] needs an entry for each of FEATURES"),
     (
         dict(DEEP_SUPERVISION__FEATURES=["merged7"]),

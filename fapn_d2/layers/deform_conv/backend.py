@@ -1,4 +1,4 @@
-"""Who computes a modulated deformable convolution: this project's kernels, or torchvision."""
+"""What computes a modulated deformable convolution: this project's kernels, or torchvision."""
 
 import logging
 import os
@@ -12,8 +12,8 @@ from . import cpu, cuda, torchvision_op
 
 logger = logging.getLogger(__name__)
 
-#: "auto": this project's kernels where they can run and pay. "torchvision": always torchvision. "triton": on CUDA never
-#: torchvision; what the kernels cannot do is an error.
+#: "auto": this project's kernels where they can run and are faster. "torchvision": always torchvision. "triton": this
+#: project's kernels on CUDA, and an error where they cannot run.
 BACKENDS = ("auto", "torchvision", "triton")
 #: Environment variable with the backend that a process starts with.
 VARIABLE = "FAPN_DEFORM_CONV"
@@ -55,8 +55,8 @@ def implementation(x: Tensor, offset: Tensor, weight: Tensor, *, backward: bool)
 
 
 def check_triton(x: Tensor, weight: Tensor) -> None:
-    """Raises ValueError, with the reason, where tensors cannot be computed by the CUDA kernels; those on the CPU, which
-    has its own, are let pass."""
+    """Raises ValueError, with the reason, if the CUDA kernels cannot run on these tensors. Tensors on the CPU are
+    accepted: the CPU has its own kernels."""
     reason = cuda.unsupported(x, weight) if x.device.type != "cpu" else ""
     if reason:
         raise ValueError(_refused(reason))

@@ -31,7 +31,7 @@ def unsupported(x: Tensor, weight: Tensor) -> str:
 
 
 def work(x: Tensor, offset: Tensor, weight: Tensor) -> Work:
-    """What the shape of the kernels' programs is chosen by."""
+    """The numbers by which the shape of the kernels' programs is chosen."""
     return _Problem(x, offset, None, weight, (1, 1), (0, 0), (1, 1)).work
 
 
@@ -71,13 +71,13 @@ def backward(
     launch: Launch | None = None,
     precision: str = "",
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of x, offset, mask and weight, each where ``needs`` asks for it, given the output's (N, O, h, w).
+    """Gradients of x, offset, mask and weight, given that of the output (N,O,h,w); None where ``needs`` is false.
 
     ``launch`` (of the kernel for what is asked) and ``precision`` as in `forward`.
 
     Raises:
-        RuntimeError: the gradient of x is asked for under ``torch.use_deterministic_algorithms(True)``: it is summed
-            by atomic additions, whose order varies. With ``warn_only`` that is a warning.
+        RuntimeError: the gradient of x is needed under ``torch.use_deterministic_algorithms(True)``. It is summed by
+            atomic additions, whose order varies. With ``warn_only`` this is a warning.
     """
     needs_x, needs_offset, needs_mask, needs_weight = needs
     if needs_x:
@@ -104,7 +104,7 @@ def _position_gradients(problem: "_Problem", grad: Tensor, needs: tuple[bool, bo
         with problem.device:
             position_kernel[(problem.tiles(launch),)](
                 grad, problem.x, problem.offset, problem.mask, problem.matrix,
-                grad_x if needs_x else grad,  # where nothing is needed, nothing is written
+                grad_x if needs_x else grad,  # a placeholder: the kernel does not write it
                 grad_offset if needs_offset else grad,
                 grad_mask if needs_mask else grad,
                 **problem.sizes, **problem.constants, **launch.blocks,
@@ -121,7 +121,8 @@ def _weight_gradient(problem: "_Problem", grad: Tensor, weight: Tensor, launch: 
     launch = launch or weight_launch(problem.work)
     rows = math.ceil(problem.constants["ALL_SLOTS"] / launch.slots) * math.ceil(problem.group_c / launch.channels)
     columns = math.ceil(problem.outputs / launch.outputs)
-    # Few rows and columns: let several programs share the pixels, each with sums of its own, added in a fixed order.
+    # With few rows and columns, several programs share the pixels. Each has its own sums, which are added in a fixed
+    # order.
     tiles = problem.tiles(launch)
     parts = min(tiles, math.ceil(2 * problem.multiprocessors / (rows * columns)))
     partial = grad.new_empty(parts, *problem.matrix.shape, dtype=torch.float32)
@@ -169,7 +170,7 @@ class _Problem:
 
     @property
     def work(self) -> Work:
-        """What the shape of the programs is chosen by."""
+        """The numbers by which the shape of the programs is chosen."""
         return Work(
             half=self.x.element_size() == 2,
             pixels=self.n * self.out_h * self.out_w,

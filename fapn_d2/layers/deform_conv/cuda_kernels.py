@@ -1,6 +1,6 @@
 """Triton kernels of the modulated deformable convolution: sample and multiply in one pass, no columns in memory.
 
-Letters as in deform_conv.py; c = C/G channels of a group. A *slot* is one (group, tap) pair, numbered g*K + k as in the
+Letters as in module.py; c = C/G channels of a group. A *slot* is one (group, tap) pair, numbered g*K + k as in the
 offset channels; rows of the weight matrix are numbered slot*c + channel. A program owns a tile of BLOCK_M output pixels
 (a rectangle, so that taps of neighbouring pixels meet in the cache) and goes through SLOTS slots at a time, in CHUNKS
 pieces of BLOCK_C channels. x and gradients of outputs are channels-last: a sample is one contiguous row.
@@ -13,8 +13,8 @@ import triton.language as tl
 
 from ..triton_sampling import _split
 
-# Sizes vary from image to image: a kernel for each of the cases "multiple of 16 or not" would be compiled again and
-# again. What must be known to be aligned are the channels C and O.
+# Triton compiles a kernel again for each combination of arguments that are a multiple of 16 or not. Sizes vary from
+# image to image, so they are exempt. Only for the channels C and O the alignment matters.
 SIZES = ["N", "H", "W", "OUT_H", "OUT_W", "offset_n", "offset_c", "offset_p", "mask_n", "mask_c", "mask_p"]
 
 

@@ -2,9 +2,9 @@
 
 Letters: N images, C input and O output channels, H x W input and h x w output size, K = kh*kw taps, G offset groups.
 
-The operator ``fapn_d2::modulated_deform_conv2d`` has kernels of its own for CPU (cpu.py) and CUDA
-(cuda.py); where those cannot run, or where the argument ``backend``, `set_backend` or the environment
-variable FAPN_DEFORM_CONV says so, torchvision's operator computes the same.
+The operator ``fapn_d2::modulated_deform_conv2d`` has its own kernels for the CPU (cpu.py) and CUDA (cuda.py).
+torchvision's operator computes the same where these kernels cannot run, and where the argument ``backend``,
+``set_backend`` (backend.py) or the environment variable FAPN_DEFORM_CONV chooses it.
 """
 
 import math
@@ -40,18 +40,17 @@ def modulated_deform_conv2d(
         weight: (O, C, kh, kw).
         bias: (O,) or None.
         stride, padding, dilation: an int or a (vertical, horizontal) pair.
-        backend: who computes it, "auto", "torchvision" or "triton" (see backend.py); None: the process's
-            choice, `set_backend`.
+        backend: "auto", "torchvision" or "triton" (see backend.py); None: the choice of the process, ``set_backend``.
 
     Returns:
-        (N, O, h, w). Under autocast, in its dtype; ``x`` and ``weight`` are then rounded to it, ``offset`` and ``mask``
-        are used in the precision they come in.
+        (N, O, h, w). Under autocast the output has autocast's dtype, to which ``x`` and ``weight`` are rounded;
+        ``offset`` and ``mask`` keep their precision.
 
     Raises:
-        ValueError: for shapes that do not fit, naming the argument, its shape and the shape it needs; for an unknown
-            backend, or "triton" where its kernels cannot run.
+        ValueError: shapes do not fit (the message names the argument, its shape and the shape it needs), the backend is
+            unknown, or it is "triton" and its kernels cannot run.
 
-    Equal to `torchvision.ops.deform_conv2d`, also in the one-sided derivatives at whole pixels.
+    The result equals that of `torchvision.ops.deform_conv2d`, with the same one-sided derivatives at whole pixels.
     """
     stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
     _check_shapes(x, offset, mask, weight, bias, stride, padding, dilation)
@@ -65,7 +64,7 @@ def modulated_deform_conv2d(
 
 
 class ModulatedDeformConv2d(nn.Module):
-    """`modulated_deform_conv2d` with its own ``weight`` and ``bias``; offsets and mask come from outside.
+    """`modulated_deform_conv2d` with parameters ``weight`` and ``bias``; offsets and mask are arguments of ``forward``.
 
     Initialised like the layer in FaPN: weights uniform within 1/sqrt(fan-in) of zero, bias zero.
     """
@@ -153,7 +152,7 @@ def _check_shapes(x, offset, mask, weight, bias, stride, padding, dilation) -> N
 
 
 def _torchvision(x, offset, mask, weight, bias, stride, padding, dilation) -> Tensor:
-    """torchvision's own operator in the graph, not ours, with our rules for autocast."""
+    """torchvision's operator in the graph, in place of ours, with our rules for autocast."""
     device_type = x.device.type
     autocast = torch.is_autocast_enabled(device_type) and x.dtype != torch.float64
     dtype = torch.get_autocast_dtype(device_type) if autocast else x.dtype

@@ -1,7 +1,7 @@
 """The operator ``fapn_d2::modulated_deform_conv2d`` as PyTorch sees it: kernels, shapes, autograd, autocast.
 
 Being an operator, it is one node for ``torch.compile`` and ``torch.export`` and runs on the meta device.
-Letters and arguments as in deform_conv.py.
+Letters and arguments as in module.py.
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ def operator_backward(
     dilation: Sequence[int],
     needs: Sequence[bool],
 ) -> list[Tensor]:
-    """Those gradients of (x, offset, mask, weight) that ``needs`` asks for, each laid out like its tensor."""
+    """The gradients of those of (x, offset, mask, weight) whose entry in ``needs`` is true, laid out like it."""
     kernels = implementation(x, offset, weight, backward=True)
     grads = kernels.backward(grad, x, offset, mask, weight, stride, padding, dilation, needs)
     return needed_gradients(grads, (x, offset, mask, weight), needs)
@@ -88,8 +88,8 @@ operator.register_autograd(_backward, setup_context=_save_for_backward)
 
 
 def _autocast_rule(device_type: str):
-    """Like a convolution's: x, weight and bias are rounded to autocast's dtype. Not so offset and mask: 8 bits of a
-    bfloat16 offset would place a sample several pixels away only to an eighth of a pixel or worse."""
+    """As for a convolution, x, weight and bias are rounded to autocast's dtype. Offset and mask are not: with the 8
+    bits of bfloat16, an offset of several pixels would be exact to an eighth of a pixel at best."""
 
     def run(x, offset, mask, weight, bias, *geometry):
         dtype = torch.get_autocast_dtype(device_type)

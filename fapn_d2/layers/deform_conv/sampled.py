@@ -1,6 +1,6 @@
-"""The modulated deformable convolution as bilinear samples and one matrix product: operators that every runtime has.
+"""The modulated deformable convolution as bilinear sampling and one matrix product, which every runtime can run.
 
-For exports only: it holds all samples at once, K times the map, where deform_conv.py's kernels hold a portion.
+It is for exports only, because it keeps all samples in memory at once: K times the map. The other kernels keep a part.
 
 Letters: N images, C input and O output channels, H x W input and h x w output size, K = kh*kw taps, G offset groups.
 """
@@ -13,7 +13,7 @@ from .module import ModulatedDeformConv2d
 
 
 class SampledDeformConv2d(nn.Module):
-    """In place of a ``ModulatedDeformConv2d``, with its parameters: equal up to rounding."""
+    """Replaces a ``ModulatedDeformConv2d`` and shares its parameters; the outputs are equal up to rounding."""
 
     def __init__(self, original: ModulatedDeformConv2d):
         super().__init__()
@@ -41,8 +41,11 @@ class SampledDeformConv2d(nn.Module):
         return y if self.bias is None else y + self.bias[:, None, None]
 
     def _grid(self, offset: Tensor, height: int, width: int) -> Tensor:
-        """(NG, K, 2, h, w), pixels of x -> (NG, K, h, w, 2): (x, y) from -1 to 1 between the edges of x, not the
-        centres of its outermost pixels, which are one where x is a pixel wide."""
+        """Offsets (NG,K,2,h,w) in pixels -> positions (NG,K,h,w,2), (x, y) from -1 to 1.
+
+        -1 and 1 are the outer edges of the map, because the centres of its outermost pixels coincide where the map is
+        one pixel wide.
+        """
         tap = torch.arange(offset.shape[1], device=offset.device)[:, None, None]
         row, column = (torch.arange(side, device=offset.device) for side in offset.shape[-2:])
         row = row[:, None] * self.stride[0] - self.padding[0] + tap // self.weight.shape[3] * self.dilation[0]
@@ -52,7 +55,7 @@ class SampledDeformConv2d(nn.Module):
 
 
 def sample_deform_convs(network: nn.Module) -> int:
-    """Put a ``SampledDeformConv2d`` in the place of every deformable convolution below ``network``; how many."""
+    """Replace every deformable convolution in ``network`` by a ``SampledDeformConv2d``; returns how many there were."""
     found = [
         (parent, name, child)
         for parent in network.modules()

@@ -20,12 +20,12 @@ def forward(x, offset, mask, weight, bias, stride, padding, dilation) -> Tensor:
 def backward(
     grad, x, offset, mask, weight, stride, padding, dilation, needs: tuple[bool, bool, bool, bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of x, offset, mask and weight, each where ``needs`` asks for it, given the output's (N, O, h, w)."""
+    """Gradients of x, offset, mask and weight, given that of the output (N,O,h,w); None where ``needs`` is false."""
     like = (x, offset, mask, weight)
     grad, x, offset, mask, weight = at_least_float32(x.dtype, grad, x, offset, mask, weight)
     no_mask, no_bias = x.new_zeros(len(x), 1), x.new_zeros(len(weight))
     groups = offset.shape[1] // (2 * weight.shape[2] * weight.shape[3])
-    # The operator that torchvision's autograd calls: autograd does not record inside an operator of ours.
+    # This is the operator that torchvision's autograd calls; autograd does not record inside our operator.
     grad_x, grad_weight, grad_offset, grad_mask, _ = torch.ops.torchvision._deform_conv2d_backward(
         grad.contiguous(), x, weight, offset, no_mask if mask is None else mask, no_bias,
         *stride, *padding, *dilation, 1, groups, mask is not None,

@@ -66,7 +66,7 @@ class FlowWarpAlign(FlowAlign, Align):
 
 @ALIGNS.register
 def nearest(level, neck):
-    """FPN, Section 3."""
+    """FPN, Section 3: nearest-neighbour resampling."""
     return Resample("nearest")
 
 
@@ -78,7 +78,7 @@ def bilinear(level, neck):
 
 @ALIGNS.register
 def bilinear_corners(level, neck):
-    """SFNet's rows without alignment: bilinear resampling, ``align_corners=True``, as flow alignment without flow."""
+    """SFNet's rows without alignment: bilinear resampling, ``align_corners=True``, which equals a warp by zero flow."""
     return Resample("bilinear_corners")
 
 

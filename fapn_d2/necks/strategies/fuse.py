@@ -26,7 +26,7 @@ class Average(nn.Module):
 class Concat(nn.Module):
     """(fine, aligned), both (N,C,H,W) -> 1x1 convolution of [aligned, fine] back to C channels, no bias.
 
-    FaPN, Appendix B; its text names the aligned map first.
+    FaPN, Appendix B. The text names the aligned map first.
     """
 
     def __init__(self, channels: int):
@@ -40,17 +40,17 @@ class Concat(nn.Module):
 
 @FUSES.register
 def sum(level, neck):
-    """FPN, FaPN: element-wise."""
+    """FPN, FaPN: element-wise sum."""
     return Sum()
 
 
 @FUSES.register
 def avg(level, neck):
-    """Detectron2's other MODEL.FPN.FUSE_TYPE."""
+    """Element-wise mean, the other value of Detectron2's MODEL.FPN.FUSE_TYPE."""
     return Average()
 
 
 @FUSES.register
 def concat(level, neck):
-    """FaPN, Appendix B and Table I."""
+    """FaPN, Appendix B and Table I: concatenation and a 1x1 convolution."""
     return Concat(level.out_channels)

@@ -22,13 +22,13 @@ def conv1x1(level, neck):
 
 @LATERALS.register
 def conv1x1_default_init(level, neck):
-    """The same with PyTorch's own initialisation, which the official FaPN leaves on its coarsest level."""
+    """As conv1x1, with PyTorch's own initialisation, as on the coarsest level in the official code of FaPN."""
     return _conv1x1(level)
 
 
 @LATERALS.register
 def conv1x1_xavier(level, neck):
-    """The same as mmdetection initialises it, for AugFPN and its FPN baselines."""
+    """As conv1x1, initialised as in mmdetection, for AugFPN and the FPN that it is compared with."""
     conv = _conv1x1(level)
     xavier_uniform(conv)
     return conv
@@ -36,7 +36,7 @@ def conv1x1_xavier(level, neck):
 
 @LATERALS.register
 def conv1x1_no_bias(level, neck):
-    """The same without bias: FaPN's Table 1 and Table I where the selection module is left out."""
+    """As conv1x1, without bias: the rows of FaPN's Tables 1 and I without the selection module."""
     conv = _conv1x1(level, bias=False)
     weight_init.c2_xavier_fill(conv)
     return conv
@@ -44,7 +44,7 @@ def conv1x1_no_bias(level, neck):
 
 @LATERALS.register
 def feature_selection(level, neck):
-    """FaPN, Section 3.2; never with a norm, as in the official code."""
+    """FaPN, Section 3.2: the feature selection module. It never has a norm, as in the official code."""
     return FeatureSelection(level.in_channels, level.out_channels)
 
 

@@ -16,13 +16,13 @@ def _conv3x3(level: Level) -> Conv2d:
 
 @OUTPUTS.register
 def conv3x3(level, neck):
-    """FPN, Section 3: one 3x3 convolution, with bias where there is no norm, no activation."""
+    """FPN, Section 3: one 3x3 convolution without activation; it has a bias where there is no norm."""
     return _conv3x3(level)
 
 
 @OUTPUTS.register
 def conv3x3_thrice(level, neck):
-    """FaPN, Table 1, "extra 3x3 conv.": two more than FPN on each level, the reading that fits the parameters."""
+    """FaPN, Table 1, "extra 3x3 conv.". Two more than FPN on each level give the printed parameter count."""
     return nn.Sequential(_conv3x3(level), _conv3x3(level), _conv3x3(level))
 
 
