@@ -117,6 +117,7 @@ def write_submission(cfg: CfgNode, request: Request, *, allow_partial: bool = Fa
     comm.synchronize()
     if not comm.is_main_process():
         return None
+    _wait_for_all(parts, records)
     return pack(
         *(parts, request.task, request.split, request.algorithm, records, request.output),
         has_files=writer.writes_files,
@@ -153,6 +154,13 @@ def _missing(parts: PartsFolder, records: Sequence[dict]) -> list[dict]:
     if comm.is_main_process() and len(missing) < len(records):
         logger.info("%d of %d images are there from an earlier start.", len(records) - len(missing), len(records))
     return missing
+
+
+def _wait_for_all(parts: PartsFolder, records: Sequence[dict]) -> None:
+    """Other machines have written their parts; a network file system may show them a little later."""
+    images, deadline = {str(record["image_id"]) for record in records}, time.monotonic() + _SEEN_AFTER
+    while comm.get_world_size() > 1 and images - parts.index().keys() and time.monotonic() < deadline:
+        time.sleep(1)
 
 
 def predict(

@@ -2,11 +2,13 @@
 
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from fapn_d2.config.loading import load_config
@@ -15,7 +17,7 @@ from fapn_d2.evaluation import build_evaluator
 from fapn_d2.evaluation.submission import kept
 from fapn_d2.evaluation.submission.parts import PartsFolder
 from fapn_d2.evaluation.submission.tasks import task_named
-from fapn_d2.evaluation.submission.writer import Limits
+from fapn_d2.evaluation.submission.writer import Limits, Part
 from tests.toys.cityscapes import make_tree
 
 from . import toys
@@ -183,6 +185,33 @@ def test_evaluation_without_labels(city_test, tmp_path, caplog):
     evaluator.process(records[:1], outputs[:1])
     with pytest.raises(ValueError, match="2 of 3 images have no prediction"):
         evaluator.evaluate()
+
+
+def test_coco_test_images(coco, tmp_path, caplog):
+    """Detectron2's own registration of COCO's test images: no annotations, so nothing to score."""
+    outputs, limits = toys.coco_instances(coco), Limits(score_threshold=0.3)
+    truth = json.loads(Path(MetadataCatalog.get(coco).json_file).read_text())
+    del truth["annotations"]
+    Path(MetadataCatalog.get(coco).json_file).write_text(json.dumps(truth))
+    metadata = {k: v for k, v in MetadataCatalog.get(coco).as_dict().items() if k not in ("name", "evaluator_type")}
+    MetadataCatalog.get("toy_coco_test_dev").set(**metadata, evaluator_type="coco")
+    DatasetCatalog.register("toy_coco_test_dev", lambda: image_list("toy_coco_test_dev"))
+    with caplog.at_level(logging.INFO, logger="fapn_d2"):
+        keeping("toy_coco_test_dev", tmp_path / "kept", outputs)
+    assert sum("toy_coco_test_dev has no labels here: there is nothing to score" in m for m in caplog.messages) == 1
+    same("coco-masks", "toy_coco_test_dev", outputs, tmp_path / "kept", limits)
+    toys.remove("toy_coco_test_dev")
+
+
+def test_nothing_found(coco, cityscapes):
+    """An image without objects has an empty part."""
+    empty = Instances((96, 160), pred_boxes=Boxes(torch.zeros(0, 4)), pred_masks=torch.zeros(0, 96, 160).bool())
+    empty.scores, empty.pred_classes = torch.zeros(0), torch.zeros(0, dtype=torch.long)
+    record = {"image_id": 1, "file_name": "here_000000_000019_leftImg8bit.png"}
+    for task in ("coco-boxes", "coco-masks"):
+        assert task_named(task).writer(coco).part(record, {"instances": empty}) == Part("1")
+    part = task_named("cityscapes-instance").writer(cityscapes["instance_seg"]).part(record, {"instances": empty})
+    assert part == Part("1", files=(("here_000000_000019_pred.txt", b""),))
 
 
 def test_lists_without_labels(tmp_path, monkeypatch):

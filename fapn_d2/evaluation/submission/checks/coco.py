@@ -11,7 +11,7 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from ..coco import ALL_THINGS, STUFF_IDS
 from ..json_stream import array_entries
 from .faults import Fault, Report
-from .submission import Submission
+from .submission import Submission, bar
 
 #: Things that the server knows.
 THING_IDS = frozenset(category["id"] for category in COCO_CATEGORIES if category["isthing"])
@@ -282,7 +282,7 @@ def check_entries(sub: Submission, report: Report) -> None:
     seen = Seen(sub)
     try:
         with sub.zip.open(name) as file:
-            for number, entry in enumerate(array_entries(file)):
+            for number, entry in enumerate(bar(array_entries(file), "entry")):
                 _check_entry(number, entry, seen, report)
     except TypeError as error:
         fix = 'write the array itself, not {"annotations": [...]}'

@@ -13,7 +13,7 @@ from ...cityscapes.official import load
 from .faults import Fault, Report
 from .images import check_png, check_size, header, pixels
 from .labels import check_every_image, check_other_files, expected_keys, key_of
-from .submission import Submission
+from .submission import Submission, bar
 
 _LINE = "<mask file> <label id> <score>, with single spaces"
 
@@ -125,7 +125,7 @@ def check_instances(sub: Submission, report: Report) -> None:
     report.add(check_masks_once(named))
     report.add(check_masks_used(named, present))
     expected = expected_keys(sub)
-    for path in sorted(present & named.keys()):
+    for path in bar(sorted(present & named.keys()), "mask"):
         _check_mask(path, owner[path], expected, sub, report)
     texts = max(1, sum(name.lower().endswith(".txt") for name in sub.members))
     report.facts.append(f"{lines} objects in {texts} images, {lines / texts:.1f} an image")

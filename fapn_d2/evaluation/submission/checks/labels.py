@@ -11,7 +11,7 @@ from ...cityscapes.counts import label_table
 from ...cityscapes.files import image_key
 from .faults import Fault, Report
 from .images import Header, check_png, check_size, header, pixels
-from .submission import Submission
+from .submission import Submission, bar
 
 #: Values that mean "not labelled" in training labels.
 IGNORED = {255: "ignored pixels of the training labels", 200: "values that a conversion table did not know"}
@@ -120,9 +120,7 @@ def check_label_images(sub: Submission, report: Report) -> None:
     report.add(check_other_files(sub, (".png",)))
     expected, allowed, everything = expected_keys(sub), allowed_values(sub), np.zeros(0, np.int64)
     count = 0
-    for name in sub.members:
-        if not name.lower().endswith(".png"):
-            continue
+    for name in bar([name for name in sub.members if name.lower().endswith(".png")], "image"):
         content = sub.read(name)
         head = header(content)
         count += 1

@@ -12,7 +12,7 @@ from ....data.panoptic_png import rgb2id
 from ...cityscapes.counts import label_table
 from .faults import Fault, Report
 from .images import Header, check_png, check_size, header, pixels
-from .submission import Submission
+from .submission import Submission, bar
 
 #: Share of an archive's pixels without segment from which on it is remarked.
 MUCH_VOID = 0.5
@@ -194,7 +194,7 @@ def check_panoptic(sub: Submission, report: Report) -> None:
     report.add(check_categories(annotations, sub))
     void = total = segments = 0
     present = set(sub.members)
-    for annotation in annotations:
+    for annotation in bar(annotations, "image"):
         report.add(check_segment_ids(annotation))
         segments += len(annotation["segments_info"])
         if (path := folder + str(annotation["file_name"])) in present:

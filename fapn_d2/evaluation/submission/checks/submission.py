@@ -2,12 +2,13 @@
 
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
+from tqdm import tqdm
 
 from ..tasks import Split, Task
 
@@ -87,6 +88,11 @@ class Submission:
             if name.lower().endswith(suffix):
                 found[key(PurePosixPath(name).name)].append(name)
         return found
+
+
+def bar(items: Iterable, unit: str) -> Iterable:
+    """``items`` with a bar where they take longer than two seconds."""
+    return tqdm(items, desc="checking", unit=unit, delay=2)
 
 
 def is_clutter(name: str) -> bool:
