@@ -35,16 +35,16 @@ def coco(tmp_path):
 
 
 @pytest.fixture
-def coco_tiny(shared):
-    """80 real images with 815 objects and crowds."""
-    root, name = shared / "data" / "coco_tiny", "toy_coco_tiny_submission"
+def coco_real(real_images):
+    """280 real objects, 6 of them crowds, in 24 images."""
+    name, like = "toy_coco_real_submission", MetadataCatalog.get("coco_2017_val")
     DatasetCatalog.register(name, lambda: image_list(name))
     MetadataCatalog.get(name).set(
-        json_file=str(root / "annotations" / "instances_val2017.json"),
-        image_root=str(root / "val2017"),
+        json_file=str(real_images / "instances_of_more_images.json"),
+        image_root=str(real_images / "photographs"),
         evaluator_type="coco",
-        thing_dataset_id_to_contiguous_id=MetadataCatalog.get("coco_2017_val").thing_dataset_id_to_contiguous_id,
-        thing_classes=MetadataCatalog.get("coco_2017_val").thing_classes,
+        thing_dataset_id_to_contiguous_id=like.thing_dataset_id_to_contiguous_id,
+        thing_classes=like.thing_classes,
     )
     yield name
     toys.remove(name)
@@ -69,7 +69,7 @@ def pycocotools_scores(truth: str, results: str, kind: str) -> dict[str, float]:
     return {name: 100 * value if value >= 0 else np.nan for name, value in zip(NAMES, scored.stats)}
 
 
-@pytest.mark.parametrize("source", ["coco", "coco_tiny"])
+@pytest.mark.parametrize("source", ["coco", "coco_real"])
 @pytest.mark.parametrize(
     ("task", "kind", "decimals"), [("coco-boxes", "bbox", 1), ("coco-boxes", "bbox", 6), ("coco-masks", "segm", 1)]
 )
@@ -108,17 +108,17 @@ def test_coco_panoptic(coco, tmp_path, monkeypatch):
     assert ours == pytest.approx(theirs, **EXACT)
 
 
-def test_coco_panoptic_examples(shared, tmp_path, monkeypatch):
+def test_coco_panoptic_examples(real_images, tmp_path, monkeypatch):
     """COCO's two published images."""
     api = pytest.importorskip("panopticapi.evaluation")
     monkeypatch.setattr(api, "pq_compute_multi_core", lambda *given: api.pq_compute_single_core(0, *given))
-    root, name = shared / "data" / "coco_panoptic_sample", "toy_coco_examples_submission"
+    name = "toy_coco_examples_submission"
     like = MetadataCatalog.get("coco_2017_val_panoptic_separated")
     DatasetCatalog.register(name, lambda: image_list(name))
     MetadataCatalog.get(name).set(
-        image_root=str(root / "input_images"),
-        panoptic_json=str(root / "panoptic_examples.json"),
-        panoptic_root=str(root / "panoptic_examples"),
+        image_root=str(real_images / "photographs"),
+        panoptic_json=str(real_images / "panoptic.json"),
+        panoptic_root=str(real_images / "panoptic"),
         thing_dataset_id_to_contiguous_id=like.thing_dataset_id_to_contiguous_id,
         stuff_dataset_id_to_contiguous_id=like.stuff_dataset_id_to_contiguous_id,
     )
