@@ -10,15 +10,17 @@ RESIZE_MODES = ("nearest", "bilinear", "bilinear_corners")
 
 
 def resize_to(coarse: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
-    """Resample ``coarse`` (N,C,h,w) to ``size`` = (H, W) in pixels; a map that has the size already is returned as is.
+    """Resample ``coarse`` (N,C,h,w) to ``size`` = (H, W) in pixels; a map that already has this size is returned
+    unchanged.
 
-    The target size is given, not a factor, so that any ratio between two levels works. ``bilinear`` is with
-    ``align_corners=False``, as in the official FaPN; ``bilinear_corners`` with True, as in the official SFNet.
+    The target size is given and not a factor, so any ratio between two levels works. ``bilinear`` has
+    ``align_corners=False``, as in the official FaPN; ``bilinear_corners`` has ``align_corners=True``, as in the
+    official SFNet.
 
     Raises:
         ValueError: ``mode`` is not in RESIZE_MODES.
     """
-    # An export with free sizes must not depend on whether two of them are equal; resampling to the same size is exact.
+    # An export with free sizes must not depend on whether two sizes are equal. Resampling to the same size is exact.
     if not torch.compiler.is_exporting() and coarse.shape[-2:] == tuple(size):
         return coarse
     if mode == "nearest":

@@ -3,14 +3,14 @@
 Letters: N images, C input and O output channels, H x W input and h x w output size, P = N*h*w output pixels, K kernel
 taps, G offset groups of c = C/G channels.
 
-The input is laid out once as a table whose row is one group's c channels at one pixel, so bilinear sampling is a
-weighted sum of four table rows. ``embedding_bag`` is exactly that sum (on x86 it is a vectorised FBGEMM kernel): it
-writes the columns of the matrix product directly. Pixels are processed in pieces whose columns stay in the cache, hence
-no buffer of K times the map. The forward pass spreads pieces over threads. The backward pass, which recomputes the
-columns, spreads groups instead: samples of different groups never meet in one table row, so no two threads add to the
+The input is copied once into a table. One row holds the c channels of one group at one pixel, so bilinear sampling is a
+weighted sum of four rows. ``embedding_bag`` computes this sum (on x86 by a vectorised FBGEMM kernel) and writes the
+columns of the matrix product directly. Pixels are processed in pieces whose columns stay in the cache, so no buffer of
+K times the map is needed. In the forward pass each thread works on pieces of pixels. The backward pass recomputes the
+columns, and each thread works on groups: samples of different groups read different rows, so no two threads add to the
 same gradient.
 
-Everything here is deterministic. Half precisions are computed in float32 and rounded at the end.
+All results are deterministic. Half precision is computed in float32 and rounded at the end.
 """
 
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ from ..cpu_threads import spread
 from ..memory_layout import laid_out, layout_of
 from ..operator_support import at_least_float32
 
-#: Size of the columns of one piece, in bytes.
+#: Size in bytes of the columns of one piece in the forward pass.
 PIECE_FORWARD = 3 * 2**20
-#: Samples in one piece of one group in the backward pass. The more, the more share a cell, as long as columns stay in
-#: the cache; and from 32768 elements on torch sorts by digits, seven times as fast.
+#: Number of samples in one piece of one group in the backward pass. In larger pieces more samples share a cell, as long
+#: as the columns stay in the cache. From 32768 elements on, torch uses radix sort, which is seven times as fast.
 PIECE_BACKWARD = 40_000
 
-#: Column elements below which `is_small` holds.
+#: Number of column elements below which `is_small` is true.
 SMALL_FORWARD, SMALL_BACKWARD = 80_000, 12_000
 
 # Zero rows and columns before and after the map. Coordinates are clamped to [-2, H] x [-2, W], where all four
@@ -39,8 +39,7 @@ _PAD_BEFORE, _PAD_AFTER = 2, 2
 
 
 class _Piece(NamedTuple):
-    """Sampling positions of some output pixels and groups; all tensors (pixels, groups, K), with 4 corners last where
-    said."""
+    """Sampling positions of some output pixels and groups: tensors (pixels, groups, K), or with 4 corners last."""
 
     index: Tensor  # (..., 4) table row of the corners (top left, top right, bottom left, bottom right)
     weight: Tensor  # (..., 4) bilinear weight times mask
@@ -121,7 +120,8 @@ class _Sampler:
         coordinate = coordinate.clamp_(-_PAD_BEFORE, size)
         whole = coordinate.floor()
         fraction = coordinate.sub_(whole)
-        # The second clamp is for NaN, which must reach the output through the fraction, not as a wild address.
+        # The second clamp is for NaN, which must reach the output through the fraction and not become an invalid
+        # address.
         index = whole.add_(_PAD_BEFORE).to(self.first_row.dtype).clamp_(0, size + _PAD_BEFORE)
         return index, fraction
 
@@ -192,8 +192,11 @@ def _as_weight(matrix: Tensor, like: Tensor, groups: int) -> Tensor:
 
 
 def is_small(x: Tensor, offset: Tensor, weight: Tensor, *, backward: bool) -> bool:
-    """Whether torchvision is faster: it pays for every column, this file a little for every row of the table it reads
-    and a fixed cost of some thirty calls."""
+    """Whether torchvision is faster.
+
+    The time of torchvision grows with the number of columns. The time of this file grows, more slowly, with the number
+    of table rows that are read, and some thirty calls add a fixed cost.
+    """
     n, offset_channels, out_h, out_w = offset.shape
     taps = weight.shape[2] * weight.shape[3]
     rows, groups = n * out_h * out_w * taps, offset_channels // (2 * taps)
@@ -208,7 +211,8 @@ def forward(x, offset, mask, weight, bias, stride, padding, dilation) -> Tensor:
     sampler = _Sampler(x, offset, mask, weight.shape[-2:], stride, padding, dilation)
     matrix = _as_matrix(weight, sampler.groups).t()
     pixels = offset.shape[2] * offset.shape[3]
-    # In the layout of the input: turning a whole map costs a sixth of the convolution, a piece in the cache nothing.
+    # The output has the layout of the input: changing the layout of a whole map would take a sixth of the convolution's
+    # time; changing that of a piece in the cache takes none.
     shape = (len(x), pixels, len(weight))
     out = x.new_empty(shape) if layout_of(x) == torch.channels_last else x.new_empty(shape[0], shape[2], shape[1]).mT
 

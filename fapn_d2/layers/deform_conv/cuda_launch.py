@@ -1,7 +1,7 @@
 """Shapes of the programs that run the kernels of cuda_kernels.py.
 
-The choices rest on what the compiler says of each shape (registers, spills, shared memory) for compute capabilities
-8.0, 8.9 and 9.0; ``tools/benchmark.py sweep`` measures them beside others on the GPU at hand.
+The shapes were chosen by the compiler's report on each (registers, spills, shared memory) for compute capabilities 8.0,
+8.9 and 9.0. ``tools/benchmark.py sweep`` measures them and other shapes on your GPU.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ ROOMY = 200 * 1024
 
 @dataclass(frozen=True)
 class Launch:
-    """What one program works on at a time, and with how much of a multiprocessor."""
+    """What one program processes at a time, and which part of a multiprocessor it uses."""
 
     tile_h: int  # rectangle of output pixels
     tile_w: int
@@ -46,7 +46,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Work:
-    """What the shapes depend on: the problem and the device."""
+    """The numbers that the shapes depend on: sizes of the problem and of the device."""
 
     half: bool  # 16-bit input
     pixels: int  # of the output, all images
@@ -67,7 +67,7 @@ class Work:
 
 
 def forward_launch(work: Work) -> Launch:
-    """Of `forward_kernel`. Every program samples for all output channels that it covers, so few cover all of them."""
+    """For `forward_kernel`. Each program samples the input, so it covers as many output channels as it can."""
     if not work.half:
         return work.shape((8, 8), outputs=128, depth=32, warps=8, stages=2)
     if not work.roomy:
@@ -79,14 +79,14 @@ def forward_launch(work: Work) -> Launch:
 
 
 def position_launch(work: Work) -> Launch:
-    """Of `position_kernel`. Output channels are what it sums over: with all at once, gradients are read once."""
+    """For `position_kernel`. It sums over output channels: a program that has all of them reads gradients once."""
     if not work.half:
         return work.shape((8, 4), outputs=32, depth=32, warps=4, stages=2)
     return work.shape((8, 8), outputs=256, depth=32, warps=8, stages=2)
 
 
 def weight_launch(work: Work) -> Launch:
-    """Of `weight_kernel`. Large blocks of the weight matrix, since every block reads all gradients."""
+    """For `weight_kernel`. Blocks of the weight matrix are large, because every block reads all gradients."""
     if not work.half:
         return work.shape((8, 4), outputs=128, depth=64, warps=8, stages=2)
     if not work.roomy:
@@ -95,8 +95,8 @@ def weight_launch(work: Work) -> Launch:
 
 
 def channels_at_a_time(group_c: int, limit: int) -> int:
-    """A power of two up to ``limit`` that divides the channels of a group, unless that were below 16; then one that
-    covers them."""
+    """A power of two, at most ``limit``: one that divides the channels of a group if it is at least 16, else one that
+    is not below their number."""
     divisor = group_c & -group_c
     return min(limit, divisor if divisor >= 16 else power_of_two(group_c))
 
