@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 """Make the label images of ADE20K from those of the scene parsing challenge.
 
-    python datasets/prepare_ade20k.py [--root FOLDER]
+    .venv/bin/python datasets/prepare_ade20k.py --root FOLDER
 
 FOLDER is the unpacked ADEChallengeData2016.zip: images/{training,validation}/*.jpg and
 annotations/{training,validation}/*.png with classes 1..150 and 0 for unlabelled. The program writes

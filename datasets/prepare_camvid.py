@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 """Convert a download of CamVid to the layout that fapn_d2 reads: {train,val,test}/ and {train,val,test}annot/.
 
-    python datasets/prepare_camvid.py SOURCE [--output FOLDER] [--lists FOLDER]
+    .venv/bin/python datasets/prepare_camvid.py SOURCE --output FOLDER
 
 SOURCE is one of two downloads, recognised by its folders:
 

@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 """Make the files that training on Cityscapes needs besides the download: label images and panoptic annotations.
 
-    python datasets/prepare_cityscapes.py [--root FOLDER] [--splits train val] [--only semantic|panoptic]
+    .venv/bin/python datasets/prepare_cityscapes.py --root FOLDER --splits train val
 
 FOLDER holds the unpacked leftImg8bit/ (leftImg8bit_trainvaltest.zip) and gtFine/ (gtFine_trainvaltest.zip). The
 program writes

@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 """Make the label images of COCO from which the semantic branch of Panoptic FPN learns.
 
-    python datasets/prepare_coco_panoptic.py [--root FOLDER] [--splits val2017 train2017]
+    .venv/bin/python datasets/prepare_coco_panoptic.py --root FOLDER --splits val2017 train2017
 
 FOLDER holds COCO and the unpacked panoptic_annotations_trainval2017.zip, with the archives inside it unpacked too:
 annotations/panoptic_{train,val}2017.json, panoptic_{train,val}2017/*.png, {train,val}2017/*.jpg. The program writes

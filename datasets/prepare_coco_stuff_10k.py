@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 """Make the label images of COCO-Stuff-10K from its .mat files, with 171 and with 182 classes.
 
-    python datasets/prepare_coco_stuff_10k.py [--root FOLDER] [--classes 171 182]
+    .venv/bin/python datasets/prepare_coco_stuff_10k.py --root FOLDER --classes 171 182
 
 FOLDER is the unpacked cocostuff-10k-v1.1.zip: images/*.jpg, annotations/*.mat, imageLists/{train,test}.txt. Version 1.0
 of the release works too, and needs the package h5py. The program writes labels_{171,182}/*.png: classes count from 0,

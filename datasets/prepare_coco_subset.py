@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 """Write the annotations of a few images of COCO, on which a network should overfit within minutes.
 
-    python datasets/prepare_coco_subset.py [--root FOLDER] [--split train2017] [--number 8] [--min-side 32]
+    .venv/bin/python datasets/prepare_coco_subset.py --root FOLDER --split train2017 --number 8
 
 FOLDER (default: coco in $DETECTRON2_DATASETS) holds annotations/instances_<split>.json. The program writes
 annotations/instances_<split>_<number>.json with the first images that have no crowds and whose objects all have an area

@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 """Check a download of Mapillary Vistas. The program writes no files, because the labels are used unchanged.
 
-    python datasets/prepare_mapillary_vistas.py [--root FOLDER]
+    .venv/bin/python datasets/prepare_mapillary_vistas.py --root FOLDER
 
 FOLDER is the unpacked download: {training,validation}/images/*.jpg with labels of version 1.2 in labels/*.png or
 v1.2/labels/*.png beside them, and config.json or config_v1.2.json. The program checks that the classes are those of

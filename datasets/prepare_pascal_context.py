@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 """Make the label images of PASCAL Context with 59 classes.
 
-    python datasets/prepare_pascal_context.py [--root FOLDER]
+    .venv/bin/python datasets/prepare_pascal_context.py --root FOLDER
 
 FOLDER is VOCdevkit/VOC2010 of VOCtrainval_03-May-2010.tar (JPEGImages/*.jpg, ImageSets/Main/{train,val}.txt) with
 trainval.tar.gz of PASCAL Context unpacked in it (trainval/*.mat; labels.txt is checked if it exists). The program

@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 """Generate the data set "shapes" with another number of images, size or seed than the copy made on first use.
 
-python datasets/prepare_shapes.py [--output FOLDER] [--train 200] [--val 40] [--size H W] [--seed 0]
+.venv/bin/python datasets/prepare_shapes.py --output FOLDER --train 2000 --val 200 --size 320 384 --seed 1
 """
 
 import argparse

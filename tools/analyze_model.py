@@ -1,9 +1,9 @@
-#!/usr/bin/env python
 """Parameters and GFLOPs of a config's network, module by module.
 
-    tools/analyze_model.py --config-file configs/sfnet/semantic_R_18_SFNet_cityscapes.yaml --convention sfnet
-    tools/analyze_model.py --config-file configs/fapn/realtime_R_18_FaPN_cityscapes.yaml --size 768 1536 \\
-        --convention conv_macs --depth 3 MODEL.NECK.FUSE sum
+    .venv/bin/python tools/analyze_model.py --config-file configs/sfnet/semantic_R_18_SFNet_cityscapes.yaml \\
+        --convention sfnet
+    .venv/bin/python tools/analyze_model.py --config-file configs/fapn/realtime_R_18_FaPN_cityscapes.yaml \\
+        --size 768 1536 --convention conv_macs --depth 3 MODEL.NECK.FUSE sum
 
 Papers count differently: "macs" are multiply-adds, "2macs" twice as many, "conv_macs" the numbers of FaPN's Table I,
 "sfnet" those of SFNet's tables.

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Time and memory of this project's operators and networks beside their alternatives, in one process.
 
 suites:
@@ -12,11 +11,11 @@ suites:
   goals    what this project means to reach on this kind of device, and whether it does
 
 examples:
-  %(prog)s ops --quick
-  %(prog)s ops --images 800x1333 --strides 4 --batches 2 --dtypes bf16
-  %(prog)s model --images 512x1024 --batches 1 --dtypes bf16 --channels-last --compile \\
+  .venv/bin/python tools/benchmark.py ops --quick
+  .venv/bin/python tools/benchmark.py ops --images 800x1333 --strides 4 --batches 2 --dtypes bf16
+  .venv/bin/python tools/benchmark.py model --images 512x1024 --batches 1 --dtypes bf16 --channels-last --compile \\
       --configs configs/fapn/semantic_R_18_FPN_camvid.yaml configs/fapn/semantic_R_18_FaPN_camvid.yaml
-  %(prog)s speed --channels-last --fold-bn --compile --cuda-graph
+  .venv/bin/python tools/benchmark.py speed --channels-last --fold-bn --compile --cuda-graph
 """
 
 import argparse

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Time scoring, this project's way beside the official one, and project it to the whole data set.
 
 The predictions are made up and of real size: street scenes of 1024x2048 pixels with 40 objects, panoptic images of
@@ -6,8 +5,8 @@ The predictions are made up and of real size: street scenes of 1024x2048 pixels 
 in --processes processes, as it does in an evaluation on several GPUs; the official scripts run in one.
 
 examples:
-  %(prog)s
-  %(prog)s cityscapes boundary --images 50 --processes 8
+  .venv/bin/python tools/benchmark_evaluation.py
+  .venv/bin/python tools/benchmark_evaluation.py cityscapes boundary --images 50 --processes 8
 """
 
 import argparse

@@ -1,8 +1,8 @@
-#!/usr/bin/env python
 """Turn a checkpoint of a paper's official code into ours, or back, and print what was renamed.
 
-    tools/convert_checkpoint.py official.pth ours.pth --config-file configs/fapn/mask_rcnn_R_50_FaPN_1x.yaml
-    tools/convert_checkpoint.py ours.pth official.pth --paper fapn --to official
+    .venv/bin/python tools/convert_checkpoint.py official.pth ours.pth \\
+        --config-file configs/fapn/mask_rcnn_R_50_FaPN_1x.yaml
+    .venv/bin/python tools/convert_checkpoint.py ours.pth official.pth --paper fapn --to official
 
 With a config file, the weights must fill its network exactly. Only tensors are read and written.
 """

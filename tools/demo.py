@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Train FaPN and its FPN twin on generated shapes for a few minutes, print their scores, write a page of pictures."""
 
 import argparse

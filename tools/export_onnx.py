@@ -1,12 +1,12 @@
-#!/usr/bin/env python
 """Write a semantic network as an ONNX file for images of any size, after comparing it with PyTorch by onnxruntime.
 
 The file takes the image as it is (0 to 255; colour order and classes stand in its metadata) and gives logits at the
 image's size. A file that differs from the network by more than 1e-4 of its largest logit is refused (exit code 2).
 
-  tools/export_onnx.py --config-file configs/sfnet/semantic_R_18_SFNet_camvid.yaml \\
+  .venv/bin/python tools/export_onnx.py --config-file configs/sfnet/semantic_R_18_SFNet_camvid.yaml \\
       --weights output/semantic_R_18_SFNet_camvid/model_final.pth --output output/sfnet_r18.onnx
-  tools/export_onnx.py --config-file ... --weights ... --output ... --static --size 1024x2048 --labels --uint8
+  .venv/bin/python tools/export_onnx.py --config-file configs/sfnet/semantic_R_18_SFNet_cityscapes.yaml \\
+      --weights model_final.pth --output output/sfnet_r18.onnx --static --size 1024x2048 --labels --uint8
 """
 
 import argparse

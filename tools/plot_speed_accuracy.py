@@ -1,10 +1,9 @@
-#!/usr/bin/env python
 """Frames a second against mIoU of real-time networks, as in SFNet's Figure 1: the papers' numbers as hollow points,
 ours as filled ones where both were measured. Writes a PNG for each table that has both numbers, and prints the tables.
 
-  tools/plot_speed_accuracy.py
-  tools/benchmark.py speed --json output/speed.json
-  tools/plot_speed_accuracy.py sfnet.t10 --records output/reproduce --speeds output/speed.json
+  .venv/bin/python tools/plot_speed_accuracy.py
+  .venv/bin/python tools/benchmark.py speed --json output/speed.json
+  .venv/bin/python tools/plot_speed_accuracy.py sfnet.t10 --records output/reproduce --speeds output/speed.json
 """
 
 import argparse

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Predict images with a trained network: pictures, objects as JSON, label PNGs, panoptic PNGs, and a page.
 
   .venv/bin/python tools/predict.py --weights output/demo/FaPN/model_final.pth --input photographs

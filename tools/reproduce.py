@@ -1,11 +1,10 @@
-#!/usr/bin/env python
 """The papers' tables, row by row: what there is, how to run a row, and the papers' numbers beside ours.
 
-tools/reproduce.py list                                 every table and row, built or not
-tools/reproduce.py show fapn.t3.faster_rcnn_r50_fapn    its config, recipe, numbers and command
-tools/reproduce.py run fapn.t3.faster_rcnn_r50_fapn --seeds 3 --num-gpus 8
-tools/reproduce.py run fapn.t1.fapn_r50 --shrink 0.001  a trial: few iterations, small images
-tools/reproduce.py report                               all numbers, as Markdown and HTML
+.venv/bin/python tools/reproduce.py list  # every table and row, built or not
+.venv/bin/python tools/reproduce.py show fapn.t3.faster_rcnn_r50_fapn  # its config, recipe, numbers and command
+.venv/bin/python tools/reproduce.py run fapn.t3.faster_rcnn_r50_fapn --seeds 3 --num-gpus 8
+.venv/bin/python tools/reproduce.py run fapn.t1.fapn_r50 --shrink 0.001  # a trial: few iterations, small images
+.venv/bin/python tools/reproduce.py report  # all numbers, as Markdown and HTML
 """
 
 import argparse

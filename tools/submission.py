@@ -1,11 +1,10 @@
-#!/usr/bin/env python
 """Write an archive for the server of a benchmark, and check one without the server.
 
-  tools/submission.py write --task cityscapes-pixel --split test --name FaPN --num-gpus 8 \\
+  .venv/bin/python tools/submission.py write --task cityscapes-pixel --split test --name FaPN --num-gpus 8 \\
       --config-file configs/fapn/pointrend_semantic_R_50_FaPN_cityscapes.yaml --weights output/run/model_final.pth
-  tools/submission.py write --task coco-masks --split val --name FaPN \\
+  .venv/bin/python tools/submission.py write --task coco-masks --split val --name FaPN \\
       --config-file output/run/config.yaml --predictions output/run/inference/coco_2017_val
-  tools/submission.py check output/submission/detections_val2017_FaPN_results.zip
+  .venv/bin/python tools/submission.py check output/submission/detections_val2017_FaPN_results.zip
 
 `write` continues where it was interrupted, with any number of processes. `check` ends with "ready for the server" or a
 numbered list of what is wrong, where, and how to fix it. datasets/SUBMISSION.md lists servers and commands.

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Train or score any config of this project, or of Detectron2. ``--help`` has examples."""
 
 import argparse

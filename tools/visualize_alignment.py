@@ -1,11 +1,11 @@
-#!/usr/bin/env python
 """Draw what a trained pyramid does to images: feature maps before and after each alignment, where samples are moved to
 (FaPN's offsets, SFNet's flow) in colours and as arrows, and the predictions and errors of one or two networks beside
 each other. Writes PNGs and one HTML page.
 
-  tools/visualize_alignment.py --config-file output/demo/FaPN/config.yaml --weights output/demo/FaPN/model_final.pth \\
+  .venv/bin/python tools/visualize_alignment.py --config-file output/demo/FaPN/config.yaml \\
+      --weights output/demo/FaPN/model_final.pth \\
       --against output/demo/FPN/config.yaml --against-weights output/demo/FPN/model_final.pth
-  tools/visualize_alignment.py --name SFNet --against-name "without flow" \\
+  .venv/bin/python tools/visualize_alignment.py --name SFNet --against-name "without flow" \\
       --config-file output/sfnet/config.yaml --weights output/sfnet/model_final.pth \\
       --against output/plain/config.yaml --against-weights output/plain/model_final.pth
 """

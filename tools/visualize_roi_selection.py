@@ -1,8 +1,7 @@
-#!/usr/bin/env python
 """AugFPN's Figure 4 from a trained detector: how much of each pyramid level Soft RoI Selection takes, in four charts by
 the level that FPN's rule would have chosen. Prints the numbers and writes the picture.
 
-  tools/visualize_roi_selection.py --config-file configs/augfpn/faster_rcnn_R_50_AugFPN_1x.yaml \\
+  .venv/bin/python tools/visualize_roi_selection.py --config-file configs/augfpn/faster_rcnn_R_50_AugFPN_1x.yaml \\
       --output output/figure_4.png MODEL.WEIGHTS output/model_final.pth
 """
 

@@ -23,14 +23,15 @@ logger = logging.getLogger(__name__)
 
 EPILOG = """\
 examples:
-  train          %(prog)s --config-file configs/<file>.yaml --num-gpus 8
-  change keys    %(prog)s --config-file configs/<file>.yaml SOLVER.MAX_ITER 1000 OUTPUT_DIR output/short
-  continue       %(prog)s --config-file configs/<file>.yaml --resume OUTPUT_DIR output/short
-  score          %(prog)s --config-file configs/<file>.yaml --eval-only MODEL.WEIGHTS model_final.pth
+  train          .venv/bin/python tools/train_net.py --config-file configs/fapn/mask_rcnn_R_50_FaPN_1x.yaml --num-gpus 8
+  change keys    the same, then SOLVER.MAX_ITER 1000 OUTPUT_DIR output/short
+  continue       the same, with --resume before the keys
+  score          .venv/bin/python tools/train_net.py --config-file configs/fapn/mask_rcnn_R_50_FaPN_1x.yaml \\
+                     --eval-only MODEL.WEIGHTS model_final.pth
 
 Without a GPU, --num-gpus is the number of processes on the CPU. Works under torchrun, which then sets that number.
 SIGTERM and SIGUSR1 save the state at the end of the iteration.
-exit codes: 0 done, 1 failed, 2 to be mended as the message says, 75 stopped by a signal (go on with --resume)
+exit codes: 0 done, 1 failed, 2 to be fixed as the message says, 75 stopped by a signal (go on with --resume)
 """
 
 

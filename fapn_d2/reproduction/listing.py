@@ -14,6 +14,9 @@ from .metrics import ELSEWHERE
 from .numbers import numbers_of
 from .records import Record
 
+#: The interpreter of `make install`, as in the READMEs.
+_PYTHON = ".venv/bin/python"
+
 
 def describe_list(ledgers: Sequence[Ledger], *, prefix: str = "") -> str:
     """Every table with its rows, each built, measured, or pending and why.
@@ -64,7 +67,7 @@ def describe_row(row: Row) -> str:
     for name, network in row.networks.items():
         start = ["MODEL.WEIGHTS", f"{place}/model_final.pth"] if row.pretraining else []
         lines += ["", f"network {name}:" if name else "network:", *_describe_network(network, start)]
-    lines += ["", f"tools/reproduce.py run {row.id}"]
+    lines += ["", f"{_PYTHON} tools/reproduce.py run {row.id}"]
     return "\n".join(lines)
 
 
@@ -121,9 +124,8 @@ def _recipe(cfg: CfgNode) -> list[str]:
 
 def _command(network: Network, opts: Sequence[str]) -> str:
     tool = _relative(TRAIN_TOOL)
-    parts = [tool, "--config-file", _relative(network.config), "--num-gpus", "8", *as_arguments(network.options())]
-    parts += opts
-    return shlex.join(parts)
+    parts = [_PYTHON, tool, "--config-file", _relative(network.config), "--num-gpus", "8"]
+    return shlex.join([*parts, *as_arguments(network.options()), *opts])
 
 
 def _by(size: Sequence[float]) -> str:
