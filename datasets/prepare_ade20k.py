@@ -13,12 +13,12 @@ from pathlib import Path
 from fapn_d2.data.datasets.ade20k import FOLDER, IGNORE_LABEL, NUM_CLASSES, SPLITS, convert
 from fapn_d2.data.datasets.conversion import LabelFile, verify_labels, write_labels
 from fapn_d2.data.datasets.image_label_pairs import pair_files
-from fapn_d2.data.datasets.program import parser, run_program
+from fapn_d2.data.datasets.program import images_of_splits, parser, run_program
 
 
 def prepare(root: Path, args) -> str:
-    counts = []
-    for split, number in SPLITS.items():
+    counts = {}
+    for split in SPLITS:
         pairs = pair_files(
             root / "images" / split, root / "annotations" / split, fix="Unpack ADEChallengeData2016.zip there."
         )
@@ -35,8 +35,8 @@ def prepare(root: Path, args) -> str:
             description=f"checking {split}",
             workers=args.workers,
         )
-        counts.append(f"{len(files)} images for {split} (the release has {number})")
-    return ", ".join(counts)
+        counts[split] = len(files)
+    return images_of_splits(counts, SPLITS)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fapn_d2.data.datasets.coco_stuff import CLASSES, FOLDER, IGNORE_LABEL, SPLITS, convert
 from fapn_d2.data.datasets.conversion import LabelFile, verify_labels, write_labels
-from fapn_d2.data.datasets.program import parser, run_program
+from fapn_d2.data.datasets.program import images_of_splits, parser, run_program
 from fapn_d2.data.datasets.split_lists import load_listed, read_list
 
 _MEND = "Unpack cocostuff-10k-v1.1.zip there."
@@ -40,7 +40,7 @@ def prepare(root: Path, args) -> str:
             description=f"checking {number} classes",
             workers=args.workers,
         )
-    counts = ", ".join(f"{len(names[s])} images for {s} (the release has {n})" for s, n in SPLITS.items())
+    counts = images_of_splits({split: len(listed) for split, listed in names.items()}, SPLITS)
     return f"{counts}, with {' and '.join(map(str, args.classes))} classes"
 
 

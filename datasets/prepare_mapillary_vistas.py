@@ -14,7 +14,7 @@ from fapn_d2.data.datasets.catalog import advice
 from fapn_d2.data.datasets.conversion import LabelFile, verify_labels
 from fapn_d2.data.datasets.image_label_pairs import pair_files
 from fapn_d2.data.datasets.mapillary import COLORS, FOLDER, IGNORE_LABEL, SPLITS, check_names, label_folder
-from fapn_d2.data.datasets.program import parser, run_program
+from fapn_d2.data.datasets.program import images_of_splits, parser, run_program
 
 
 def prepare(root: Path, args) -> str:
@@ -22,8 +22,8 @@ def prepare(root: Path, args) -> str:
     if not names:
         raise FileNotFoundError(f"neither config_v1.2.json nor config.json is in {root}. {advice('mapillary_vistas')}")
     check_names(names[0])
-    counts = []
-    for split, (_, number) in SPLITS.items():
+    counts = {}
+    for split in SPLITS:
         pairs = pair_files(root / split / "images", label_folder(root, split), fix=advice("mapillary_vistas"))
         files = [LabelFile(source=label, target=label, image=image) for image, label in pairs]
         verify_labels(
@@ -34,8 +34,8 @@ def prepare(root: Path, args) -> str:
             fix="Unpack them again.",
             workers=args.workers,
         )
-        counts.append(f"{len(files)} images for {split} (the release has {number})")
-    return ", ".join(counts)
+        counts[split] = len(files)
+    return images_of_splits(counts, {split: number for split, (_, number) in SPLITS.items()})
 
 
 def main(arguments: list[str] | None = None) -> None:

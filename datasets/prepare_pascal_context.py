@@ -13,7 +13,7 @@ from pathlib import Path
 from fapn_d2.data.datasets.conversion import LabelFile, verify_labels, write_labels
 from fapn_d2.data.datasets.image_label_pairs import stems
 from fapn_d2.data.datasets.pascal_context import CLASSES, FOLDER, IGNORE_LABEL, SPLITS, check_names, convert
-from fapn_d2.data.datasets.program import parser, run_program
+from fapn_d2.data.datasets.program import images_of_splits, parser, run_program
 from fapn_d2.data.datasets.split_lists import read_list
 
 _MEND = "Unpack VOCtrainval_03-May-2010.tar and, in its VOC2010, trainval.tar.gz of PASCAL Context."
@@ -49,7 +49,7 @@ def prepare(root: Path, args) -> str:
     )
     for split, listed in names.items():  # written last, so that a list exists only if its split is complete
         (target / f"{split}.txt").write_text("".join(f"{name}\n" for name in listed))
-    return ", ".join(f"{len(names[s])} images for {s} (the release has {n})" for s, n in SPLITS.items())
+    return images_of_splits({split: len(listed) for split, listed in names.items()}, SPLITS)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .catalog import data_root
@@ -24,6 +24,11 @@ def parser(documentation: str, folder: str) -> argparse.ArgumentParser:
     )
     made.set_defaults(folder=folder)
     return made
+
+
+def images_of_splits(found: Mapping[str, int], released: Mapping[str, int]) -> str:
+    """The result of a program: how many images each split has here and in the release."""
+    return ", ".join(f"{found[s]} images for {s} (the release has {n})" for s, n in released.items())
 
 
 def run_program(made: argparse.ArgumentParser, main: Callable, arguments: Sequence[str] | None) -> None:
