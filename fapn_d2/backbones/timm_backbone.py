@@ -25,6 +25,7 @@ class TimmBackbone(FixedStatistics, Backbone):
         freeze_at: number of stages to freeze, counted as in Detectron2: 1 freezes the layers before stride 4, 2 also
             those of stride 4.
         in_channels: number of channels of the image.
+        **options: more arguments of timm's network.
 
     Parameters are named ``body.*`` and otherwise as in timm.
 
@@ -33,15 +34,16 @@ class TimmBackbone(FixedStatistics, Backbone):
             ``norm`` or ``freeze_at`` is unknown or cannot be applied to the network.
     """
 
-    def __init__(self, name: str, *, norm: str = "BN", freeze_at: int = 0, in_channels: int = 3):
+    def __init__(self, name: str, *, norm: str = "BN", freeze_at: int = 0, in_channels: int = 3, **options):
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"MODEL.TIMM.NORM: unknown value {norm!r}; allowed: {', '.join(NORMS)}")
         indices = feature_indices(name)
         # Swin is built for one size of image and takes others only when told so.
-        sizes = {"strict_img_size": False} if name.startswith(("swin_", "swinv2_")) and "_cr_" not in name else {}
+        if name.startswith(("swin_", "swinv2_")) and "_cr_" not in name:
+            options = {"strict_img_size": False} | options
         self.body = import_timm().create_model(
-            name, features_only=True, pretrained=False, in_chans=in_channels, out_indices=indices, **sizes
+            name, features_only=True, pretrained=False, in_chans=in_channels, out_indices=indices, **options
         )
         self._channels_last = str(getattr(self.body, "output_fmt", "")).endswith("NHWC")
         channels = self.body.feature_info.channels()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .keys.augfpn import augfpn_state_to_official, augfpn_state_to_ours
 from .keys.fapn import fapn_state_to_official, fapn_state_to_ours
+from .keys.maskformer import check_official_maskformer, maskformer_state_to_official, maskformer_state_to_ours
 from .keys.panoptic_fcn import panoptic_fcn_state_to_official, panoptic_fcn_state_to_ours
 from .keys.sfnet import sfnet_state_to_official, sfnet_state_to_ours
 from .weight_files import read_weights
@@ -30,12 +31,15 @@ class KeyMap:
 
     to_ours: Callable[[State], dict[str, Tensor]]
     to_official: Callable[[State], dict[str, Tensor]]
+    #: Looks at the values of an official state dict; raises ValueError where they cannot be the network's.
+    check_official: Callable[[State], object] = lambda state: None
 
 
 KEY_MAPS: dict[str, KeyMap] = {
     "augfpn": KeyMap(augfpn_state_to_ours, augfpn_state_to_official),
     "fapn": KeyMap(fapn_state_to_ours, fapn_state_to_official),
     "panopticfcn": KeyMap(panoptic_fcn_state_to_ours, panoptic_fcn_state_to_official),
+    "maskformer": KeyMap(maskformer_state_to_ours, maskformer_state_to_official, check_official_maskformer),
     "sfnet": KeyMap(sfnet_state_to_ours, sfnet_state_to_official),
 }
 DIRECTIONS = ("ours", "official")
@@ -98,6 +102,8 @@ def convert_state(state: Mapping[str, Tensor | np.ndarray], *, paper: str, to: s
         else:
             kept[name], sources[name] = torch.as_tensor(value), old
     convert = getattr(KEY_MAPS[paper], f"to_{to}")
+    if to == "ours":
+        KEY_MAPS[paper].check_official(kept)
     weights = convert(kept)
     origin = _trace(convert, kept)
     pairs = [(sources[old], new) for new, old in origin.items()]
@@ -173,11 +179,19 @@ def _plain_name(name: str, to: str) -> str:
 
 
 def _trace(convert: Callable[[State], dict[str, Tensor]], state: State) -> dict[str, str]:
-    """New name -> old name, found by sending tensors of the same shapes, filled with their number, the same way."""
+    """New name -> old name, found by sending tensors of the same shapes, filled with their number, the same way.
+
+    New names whose values are made on the way, and not taken from an old one, are left out.
+    """
     names = list(state)
-    numbered = {name: torch.tensor(float(i + 1)).expand(state[name].shape) for i, name in enumerate(names)}
-    # Zeros may be added on the way, so the number of the source is the maximum.
-    return {new: names[int(value.max()) - 1] for new, value in convert(numbered).items()}
+
+    def send(first: int) -> dict[str, int]:
+        numbered = {name: torch.tensor(float(i + first)).expand(state[name].shape) for i, name in enumerate(names)}
+        # Zeros may be added on the way, so the number of the source is the maximum.
+        return {new: int(value.max()) for new, value in convert(numbered).items()}
+
+    shifted = send(2)
+    return {new: names[number - 1] for new, number in send(1).items() if shifted[new] == number + 1}
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

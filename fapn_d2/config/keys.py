@@ -106,6 +106,8 @@ def _add_backbones(cfg: CN) -> None:
     # "BN": batch normalisation as timm builds it; "SyncBN": statistics over all processes; "EvalBN": the loaded
     # statistics are kept, scale and shift are trained (mmdetection); "FrozenBN": both are kept (Detectron2).
     cfg.MODEL.TIMM.NORM = "BN"
+    # "build_swin_backbone": a Swin Transformer of timm, computed as the official segmentation code computes it.
+    cfg.MODEL.TIMM.DROP_PATH_RATE = 0.3  # stochastic depth of the last block; 0 in the first
 
     # "build_deep_stem_resnet_backbone" reads these keys and those of Detectron2's MODEL.RESNETS that its docstring
     # names.
@@ -175,6 +177,41 @@ def _add_heads(cfg: CN) -> None:
     # Channels of the hidden convolution, one entry for each of FEATURES; empty: as many as the map has.
     head.DEEP_SUPERVISION.CHANNELS = []
     head.DEEP_SUPERVISION.DROPOUT = 0.1  # probability that a channel is dropped
+    _add_mask_former(cfg)
+
+
+def _add_mask_former(cfg: CN) -> None:
+    """Keys of fapn_d2.heads.mask_former; names and defaults are those of the official code."""
+    # MODEL.SEM_SEG_HEAD.NAME "MaskFormerHead". Of the other keys of this section it reads IN_FEATURES (bottom-up maps,
+    # finest first), NUM_CLASSES, IGNORE_VALUE, CONVS_DIM and NORM (of the pixel decoder).
+    head = cfg.MODEL.SEM_SEG_HEAD
+    # "MaskFormerPixelDecoder": outputs of levels go down; MODEL.NECK.ALIGN "nearest" is MaskFormer's, "deform" FaPN's.
+    # "PyramidPixelDecoder": the pyramid that MODEL.FPN and MODEL.NECK describe, of which the finest level is read.
+    head.PIXEL_DECODER_NAME = "MaskFormerPixelDecoder"
+    head.MASK_DIM = 256  # channels of the embedding of pixels
+    node = cfg.MODEL.MASK_FORMER = CN()
+    node.DEEP_SUPERVISION = True  # losses after every layer of the decoder, not only after the last
+    node.NO_OBJECT_WEIGHT = 0.1  # weight of the class "no object" in the cross entropy
+    # Factors on the mask losses, and on the same terms of the costs of matching; that of the classes is 1.
+    node.MASK_WEIGHT = 20.0
+    node.DICE_WEIGHT = 1.0
+    node.NUM_OBJECT_QUERIES = 100
+    node.HIDDEN_DIM = 256  # channels of the transformer
+    node.NHEADS = 8
+    node.DIM_FEEDFORWARD = 2048
+    node.DROPOUT = 0.1
+    node.ENC_LAYERS = 0
+    node.DEC_LAYERS = 6
+    node.PRE_NORM = False  # normalise the inputs of branches instead of their sums
+    node.TRANSFORMER_IN_FEATURE = "res5"  # bottom-up map that the queries attend to
+    node.ENFORCE_INPUT_PROJ = False  # a 1x1 convolution before it even where it has HIDDEN_DIM channels
+    node.SIZE_DIVISIBILITY = 32  # images are padded to a multiple of it; the bottom-up network may need more
+    node.TEST = CN()
+    # Of PanopticMaskFormer: least score of a query; least part of its mask that a segment must keep.
+    node.TEST.OBJECT_MASK_THRESHOLD = 0.0
+    node.TEST.OVERLAP_THRESHOLD = 0.0
+    # Masks are resized to the image before they are weighted by classes and summed, not their sums afterwards.
+    node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
 
 
 def _add_meta_arch(cfg: CN) -> None:
@@ -259,6 +296,13 @@ def _add_data(cfg: CN) -> None:
     cfg.INPUT.SCALE_CROP.SCALES = (0.75, 2.0)  # factors on the original size
     cfg.INPUT.SCALE_CROP.SAMPLING = "range"  # SCALES is (least, greatest); "choice": SCALES lists all factors
     cfg.INPUT.SCALE_CROP.SIZE = (1024, 1024)  # (H, W) of the crop in pixels; smaller images are padded on all sides
+    # What "instances" of training samples are: "": the record's objects; "semantic": one region for each class in the
+    # semantic labels; "panoptic": the objects, and one region for each kind of stuff in the labels, with class numbers
+    # after those of things. For MaskFormer.
+    cfg.INPUT.REGIONS = ""
+    # In training images and labels are padded below and on the right to a multiple of this many pixels, with grey (128)
+    # and IGNORE_VALUE; crops of this size or smaller become exactly this large. Below 1: not at all.
+    cfg.INPUT.SIZE_DIVISIBILITY = -1
     # These two keys are PointRend's. They are added for configs without PointRend's add_pointrend_config.
     # Largest fraction of a crop that one class may fill; up to ten crops are tried. 1.0: any crop is taken.
     if "SINGLE_CATEGORY_MAX_AREA" not in cfg.INPUT.CROP:
@@ -325,10 +369,14 @@ def _add_engine(cfg: CN) -> None:
     # they do not fit on the GPU. Empty: the device of the model.
     cfg.TEST.SEM_SEG.ACCUMULATE = ""
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW"
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # factor on the rate of parameters in a module called "backbone"
+    # Weight decay of embeddings: learnt queries, and tables of positions in Swin. None: WEIGHT_DECAY.
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = None
     # Precision under SOLVER.AMP.ENABLED: "float16" (CUDA only, with loss scaling), "bfloat16", or "auto": float16 on
     # CUDA, as in Detectron2, and bfloat16 on the CPU.
     cfg.SOLVER.AMP.DTYPE = "auto"
     # LR_SCHEDULER_NAME "WarmupPolyLR": lr = BASE_LR * max((1 - iteration / MAX_ITER)^POWER, CONSTANT_ENDING).
+    # "WarmupTimesPolyLR": times a linear warm-up; the warm-up of the other one is a line to the value at its end.
     # Names and defaults are those of detectron2.projects.deeplab, so that both can add them to one config.
     cfg.SOLVER.POLY_LR_POWER = 0.9
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0

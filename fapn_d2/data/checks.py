@@ -21,6 +21,8 @@ NEEDS: dict[str, dict[str, str | None]] = {
     "FCOS": {"objects": "MODEL.FCOS.NUM_CLASSES"},
     "SemanticSegmentor": {"regions": "MODEL.SEM_SEG_HEAD.NUM_CLASSES"},
     "PanopticFCN": {"objects": "MODEL.PANOPTIC_FCN.NUM_CLASSES", "regions": "MODEL.SEM_SEG_HEAD.NUM_CLASSES"},
+    "MaskFormer": {"regions": "MODEL.SEM_SEG_HEAD.NUM_CLASSES"},
+    "PanopticMaskFormer": {"objects": "MODEL.ROI_HEADS.NUM_CLASSES", "regions": "MODEL.SEM_SEG_HEAD.NUM_CLASSES"},
     "PanopticFPN": {"objects": "MODEL.ROI_HEADS.NUM_CLASSES", "regions": "MODEL.SEM_SEG_HEAD.NUM_CLASSES"},
 }
 

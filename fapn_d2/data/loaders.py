@@ -15,7 +15,7 @@ from detectron2.data import (
 from .bad_images import SkipBadImages
 from .class_points import find_points
 from .class_uniform_sampler import SAMPLER_NAME, ClassUniformSampler, RecordsWithPoints, log_classes
-from .mapper import PyramidDatasetMapper
+from .regions import build_mapper
 
 
 def build_train_loader(
@@ -25,7 +25,7 @@ def build_train_loader(
 
     Args:
         cfg: DATASETS, DATALOADER, INPUT and SOLVER.IMS_PER_BATCH are read.
-        mapper: record -> sample; default :class:`PyramidDatasetMapper`.
+        mapper: record -> sample; default :func:`build_mapper`.
         sampler: order of the records. The default is the sampler that DATALOADER.SAMPLER_TRAIN names: one of
             Detectron2's, or "ClassUniformSampler", with which records may have "class_point"
             (class_uniform_sampler.py).
@@ -44,7 +44,7 @@ def build_train_loader(
     dataset = images = DatasetFromList(records, copy=False)
     if sampler is None and cfg.DATALOADER.SAMPLER_TRAIN == SAMPLER_NAME:
         dataset, sampler = _class_uniform(cfg, images)
-    mapper = mapper or PyramidDatasetMapper(cfg, is_train=True)
+    mapper = mapper or build_mapper(cfg, is_train=True)
     if cfg.INPUT.MAX_BAD_IMAGES:
         log_file = Path(cfg.OUTPUT_DIR) / "bad_images.txt"
         mapper = SkipBadImages(mapper, images, limit=cfg.INPUT.MAX_BAD_IMAGES, log_file=log_file)
@@ -72,6 +72,6 @@ def build_test_loader(cfg: CfgNode, name: str, *, mapper: Callable | None = None
     Args:
         cfg: DATALOADER and INPUT are read.
         name: a name in Detectron2's catalog.
-        mapper: record -> sample; default :class:`PyramidDatasetMapper`.
+        mapper: record -> sample; default :func:`build_mapper`.
     """
-    return build_detection_test_loader(cfg, name, mapper=mapper or PyramidDatasetMapper(cfg, is_train=False))
+    return build_detection_test_loader(cfg, name, mapper=mapper or build_mapper(cfg, is_train=False))

@@ -3,6 +3,14 @@
 from .aligned_decoder import AlignedDecoderHead, SingleLevelHead
 from .augfpn_roi_heads import AugFPNROIHeads
 from .consistent_supervision import ConsistentSupervision
+from .mask_former import MaskFormerHead
 from .soft_roi_selection import SoftRoISelection
 
-__all__ = ["AlignedDecoderHead", "AugFPNROIHeads", "ConsistentSupervision", "SingleLevelHead", "SoftRoISelection"]
+__all__ = [
+    "AlignedDecoderHead",
+    "AugFPNROIHeads",
+    "ConsistentSupervision",
+    "MaskFormerHead",
+    "SingleLevelHead",
+    "SoftRoISelection",
+]

@@ -1,9 +1,13 @@
-"""Detectron2's test-time augmentation of boxes and masks, with an early error where it does not work."""
+"""TEST.AUG: Detectron2's test-time augmentation of boxes and masks, and MaskFormer's of semantic scores, with an early
+error where it does not work."""
 
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNNWithTTA
 from detectron2.modeling.meta_arch import GeneralizedRCNN, PanopticFPN
 from torch import nn
+
+from ..meta_arch.mask_former import MaskFormer, PanopticMaskFormer
+from .semantic_augmentation import augmented_segmentor
 
 
 def check_augmentation(cfg: CfgNode) -> None:
@@ -14,6 +18,8 @@ def check_augmentation(cfg: CfgNode) -> None:
     ):  # building the model reports names that are not registered
         return
     kind = META_ARCH_REGISTRY.get(name)
+    if _is_mask_former(kind):
+        return
     # A PanopticFPN is a subclass of GeneralizedRCNN, so Detectron2 accepts it, but its inference has other arguments.
     if not issubclass(kind, GeneralizedRCNN) or issubclass(kind, PanopticFPN):
         raise ValueError(
@@ -26,12 +32,19 @@ def check_augmentation(cfg: CfgNode) -> None:
 
 
 def augmented(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """``model`` applied to each image in all sizes of TEST.AUG, with merged detections.
+    """``model`` applied to each image in all sizes of TEST.AUG, with merged detections or averaged scores.
 
     Raises:
         ValueError: see :func:`check_augmentation`.
     """
     check_augmentation(cfg)
+    if _is_mask_former(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)):
+        return augmented_segmentor(cfg, model)
     wrapped = GeneralizedRCNNWithTTA(cfg, model)
     wrapped.training = model.training  # so that switching to evaluation and back restores the mode of the model
     return wrapped
+
+
+def _is_mask_former(kind: type) -> bool:
+    """Whether it is a MaskFormer that gives nothing but semantic scores."""
+    return issubclass(kind, MaskFormer) and not issubclass(kind, PanopticMaskFormer)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from ..meta_arch.mask_former import MaskFormer, PanopticMaskFormer
 from .views import SECTION, Views
 
 _BAR_AFTER = 3.0  # seconds that an image may take before it gets a bar
@@ -160,11 +161,16 @@ def check_inference(cfg: CfgNode) -> Views:
     """
     views = Views.from_config(cfg)
     name = cfg.MODEL.META_ARCHITECTURE
-    detectors = (GeneralizedRCNN, DenseDetector, ProposalNetwork)
+    detectors = (GeneralizedRCNN, DenseDetector, ProposalNetwork, PanopticMaskFormer)
     if not views.plain and name in META_ARCH_REGISTRY and issubclass(META_ARCH_REGISTRY.get(name), detectors):
         raise ValueError(
             f"{SECTION} averages semantic scores (its MODE, SCALES or FLIP is set), but MODEL.META_ARCHITECTURE "
             f"{name} predicts objects; leave these keys at their defaults, or use a SemanticSegmentor"
+        )
+    if views.average == "probabilities" and name == MaskFormer.__name__:
+        raise ValueError(
+            f'{SECTION}.AVERAGE is "probabilities", but scores of MaskFormer are sums of probabilities already, which '
+            'have no softmax; set it to "logits", which averages them as they are'
         )
     return views
 

@@ -71,17 +71,18 @@ class FeatureAlign(nn.Module):
             channels, channels, 3, padding=1, offset_groups=offset_groups, backend=backend
         )
 
-    def forward(self, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+    def forward(self, fine: torch.Tensor, coarse: torch.Tensor, *, norm: nn.Module | None = None) -> torch.Tensor:
         """(N,C,H,W), (N,C,h,w) -> (N,C,H,W): ``coarse`` aligned to ``fine``.
 
-        With ``fused_input`` both arguments are the fused map, which is aligned by itself.
+        With ``fused_input`` both arguments are the fused map, which is aligned by itself. ``norm`` is applied after the
+        1x1 where the module has no norm of its own: MaskFormer's pixel decoder shares one between two layers.
         """
         if self.fused_input:
             return self.align_fused(coarse)
-        reference = self._reference(fine, coarse)
+        reference = self._reference(fine, coarse, norm)
         return self._align(self.upsample(fine, coarse), reference)
 
-    def _reference(self, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+    def _reference(self, fine: torch.Tensor, coarse: torch.Tensor, norm: nn.Module | None = None) -> torch.Tensor:
         """(N,C,H,W), (N,C,h,w) -> (N,C,H,W): R, from which offsets and masks are predicted."""
         # W [L, gain U] = W_l L + up(gain W_u coarse): a 1x1 convolution commutes with resampling, because the weights
         # of resampling sum to one. This saves the concatenation, and half of the product is computed at the coarse
@@ -91,9 +92,8 @@ class FeatureAlign(nn.Module):
         # There is a bias only where a norm has been folded into the convolution.
         reference = F.conv2d(fine, of_fine, self.offset_reduce.bias)
         reference += self.upsample(fine, F.conv2d(coarse, self.offset_gain * of_coarse))
-        if self.offset_reduce.norm is not None:
-            reference = self.offset_reduce.norm(reference)
-        return reference
+        norm = self.offset_reduce.norm if norm is None else norm
+        return reference if norm is None else norm(reference)
 
     def displacement(self, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
         """(N,C,H,W), (N,C,h,w) -> (N,2,H,W): `mean_displacement` of the offsets, in float32, in pixels of ``fine``."""

@@ -2,7 +2,16 @@
 
 from .consistent_dense import ConsistentFCOS, ConsistentRetinaNet
 from .fcos import FCOS
+from .mask_former import MaskFormer, PanopticMaskFormer
 from .panoptic_fcn import PanopticFCN
 from .whole_image_segmentor import WholeImageSegmentor
 
-__all__ = ["FCOS", "ConsistentFCOS", "ConsistentRetinaNet", "PanopticFCN", "WholeImageSegmentor"]
+__all__ = [
+    "FCOS",
+    "ConsistentFCOS",
+    "ConsistentRetinaNet",
+    "MaskFormer",
+    "PanopticFCN",
+    "PanopticMaskFormer",
+    "WholeImageSegmentor",
+]

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
@@ -74,6 +75,35 @@ def build_timm_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TopDown
     return build_pyramid(cfg, input_shape, preset=None, top_block="max_pool", bottom_up="build_timm_backbone")
 
 
+@BACKBONE_REGISTRY.register()
+def build_bottom_up_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """The network that MODEL.NECK.BOTTOM_UP names, without a pyramid: for networks whose head has one, as MaskFormer's.
+
+    Raises:
+        ValueError: a name that is not registered.
+    """
+    neck = cfg.MODEL.NECK if "NECK" in cfg.MODEL else neck_defaults()
+    return _build_bottom_up(cfg, neck.BOTTOM_UP, input_shape)
+
+
+class GivenMaps(Backbone):
+    """In place of a bottom-up network where its maps are there already: maps by name -> the same.
+
+    Args:
+        shapes: of the maps.
+    """
+
+    def __init__(self, shapes: dict[str, ShapeSpec]):
+        super().__init__()
+        self._shapes = dict(shapes)
+
+    def forward(self, maps: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return maps
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return self._shapes
+
+
 def build_pyramid(
     cfg: CfgNode,
     input_shape: ShapeSpec,
@@ -81,7 +111,7 @@ def build_pyramid(
     preset: str | None,
     top_block: str,
     extra_outputs: tuple[str, ...] = (),
-    bottom_up: str = "",
+    bottom_up: str | Backbone = "",
 ) -> TopDownPyramid:
     """Build a bottom-up network and the pyramid on it.
 
@@ -91,7 +121,7 @@ def build_pyramid(
         preset: the preset of the builder, which MODEL.NECK.PRESET must not contradict; None: that key decides.
         top_block: the value of MODEL.NECK.TOP_BLOCK where the config leaves it at None.
         extra_outputs: kinds of maps that are given in addition to MODEL.NECK.EXTRA_OUTPUTS.
-        bottom_up: builder of the bottom-up network; empty: MODEL.NECK.BOTTOM_UP.
+        bottom_up: the bottom-up network or the name of its builder; empty: MODEL.NECK.BOTTOM_UP.
 
     Raises:
         ValueError: a name is not registered, a list has the wrong length, the bottom-up network lacks a feature, or two
@@ -103,7 +133,8 @@ def build_pyramid(
             f"MODEL.NECK.PRESET = {neck.PRESET!r}, but MODEL.BACKBONE.NAME = {cfg.MODEL.BACKBONE.NAME!r} is {preset!r}"
             "; leave PRESET empty, or name the builder 'build_pyramid_backbone', which takes any preset"
         )
-    bottom_up = _build_bottom_up(cfg, bottom_up or neck.BOTTOM_UP, input_shape)
+    if not isinstance(bottom_up, Backbone):
+        bottom_up = _build_bottom_up(cfg, bottom_up or neck.BOTTOM_UP, input_shape)
     features = list(cfg.MODEL.FPN.IN_FEATURES)
     names = resolve_strategies(cfg, neck, preset=preset or neck.PRESET or "fpn", num_levels=len(features))
     levels = describe_levels(
@@ -143,7 +174,13 @@ def build_pyramid(
 
 
 def describe_levels(
-    shapes: dict[str, ShapeSpec], features: list[str], *, out_channels: int, norm: str, merges: list[str]
+    shapes: dict[str, ShapeSpec],
+    features: list[str],
+    *,
+    out_channels: int,
+    norm: str,
+    merges: list[str],
+    key: str = "MODEL.FPN.IN_FEATURES",
 ) -> list[Level]:
     """The levels of a pyramid, finest first.
 
@@ -156,6 +193,7 @@ def describe_levels(
         out_channels: number of channels of the pyramid.
         norm: name for Detectron2's ``get_norm``.
         merges: names of the MERGE strategies, one per level but the coarsest.
+        key: the config key of ``features``, for messages.
 
     Raises:
         ValueError: ``shapes`` lacks a feature, or the features are not ordered from fine to coarse.
@@ -163,12 +201,12 @@ def describe_levels(
     missing = [f for f in features if f not in shapes]
     if missing or not features:
         raise ValueError(
-            f"MODEL.FPN.IN_FEATURES = {features}: the bottom-up network gives {list(shapes)}"
+            f"{key} = {features}: the bottom-up network gives {list(shapes)}"
             + (f", not {missing}; add them to its OUT_FEATURES or drop them here" if missing else "; name at least one")
         )
     strides = [shapes[f].stride for f in features]
     if strides != sorted(strides):
-        raise ValueError(f"MODEL.FPN.IN_FEATURES = {features} have strides {strides}; order them from fine to coarse")
+        raise ValueError(f"{key} = {features} have strides {strides}; order them from fine to coarse")
     first = int(math.log2(strides[0]))
     return [
         Level(

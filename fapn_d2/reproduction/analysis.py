@@ -8,6 +8,7 @@ from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch import SemanticSegmentor
 from tabulate import tabulate
 
+from ..meta_arch.mask_former import MaskFormer, PanopticMaskFormer
 from .complexity import Complexity, count_flops
 
 
@@ -49,7 +50,7 @@ def analyze(cfg: CfgNode, *, size: tuple[int, int], convention: str = "macs") ->
     with torch.device("meta"):
         model = build_model(cfg)
     image = torch.zeros(3, *size)
-    if not isinstance(model, SemanticSegmentor):
+    if not isinstance(model, (SemanticSegmentor, MaskFormer)) or isinstance(model, PanopticMaskFormer):
         cfg.MODEL.DEVICE = "cpu"
         model = build_model(cfg)
         image = torch.randint(0, 256, (3, *size)).float()

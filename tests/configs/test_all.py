@@ -53,6 +53,11 @@ SMALL = {
     "MODEL.POINT_HEAD.FC_DIM": 32,
     "MODEL.POINT_HEAD.TRAIN_NUM_POINTS": 16,
     "MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS": 64,
+    "MODEL.SEM_SEG_HEAD.MASK_DIM": 32,
+    "MODEL.MASK_FORMER.HIDDEN_DIM": 32,
+    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 32,
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 10,
+    "MODEL.MASK_FORMER.DEC_LAYERS": 2,
     "TEST.DETECTIONS_PER_IMAGE": 5,
 }
 HEIGHT, WIDTH = 96, 128
@@ -80,6 +85,8 @@ def representatives():
 def small(name):
     cfg = resolve(name)
     cfg.merge_from_list([part for pair in SMALL.items() for part in pair])
+    if cfg.MODEL.NECK.BOTTOM_UP == "build_swin_backbone":
+        cfg.MODEL.TIMM.NAME = "swin_tiny_patch4_window7_224"
     if cfg.MODEL.RESNETS.DEPTH > 34:  # Detectron2 gives basic blocks no width of their own
         cfg.MODEL.RESNETS.DEPTH = 50
         cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 8

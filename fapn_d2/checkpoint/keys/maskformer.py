@@ -1,0 +1,140 @@
+"""State dicts of the official MaskFormer, with FPN's or FaPN's pixel decoder, and ours, both ways.
+
+=====================================================  ================================================
+official                                               fapn_d2
+=====================================================  ================================================
+``sem_seg_head.pixel_decoder.layer_{i}.norm.*``        ``sem_seg_head.pixel_decoder.norm_{i}.*``
+``...align_{i}.offset.norm.*`` (the same layer)        not there a second time
+``...align_{i}.offset.weight``                         ``...align_{i}.offset_reduce.weight``
+``...align_{i}.dcpack_L2.conv_offset_mask.*``          ``...align_{i}.offset_mask.*``
+``...align_{i}.dcpack_L2.*``                           ``...align_{i}.deform_conv.*``
+``backbone.*`` of ResNets                              the same
+``backbone.{patch_embed,layers.{i}}.*`` of Swin        ``backbone.body.{patch_embed,layers_{i}}.*``
+``backbone.layers.{i}.downsample.*`` of Swin           ``backbone.body.layers_{i+1}.downsample.*``
+``...attn.relative_position_index`` of Swin            made from the window's size
+``backbone.norm{i}.*`` of Swin                         the same
+``criterion.empty_weight``                             MODEL.MASK_FORMER.NO_OBJECT_WEIGHT
+everything else                                        the same
+=====================================================  ================================================
+
+Shapes and values are the same. Checkpoints of the first version of the head, whose pixel decoder has no prefix of its
+own, are read too; ours become those of the second version.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ...backbones.swin import relative_position_index
+
+_DECODER = "sem_seg_head.pixel_decoder."
+_PREDICTOR = "sem_seg_head.predictor."
+_EMPTY_WEIGHT = "criterion.empty_weight"
+_CLASSES = _PREDICTOR + "class_embed.bias"
+#: Weight of "no object" in the official recipes.
+_NO_OBJECT_WEIGHT = 0.1
+
+# In order: the first that matches is applied.
+_TO_OURS = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^(sem_seg_head\.pixel_decoder\.)layer_(\d)\.norm\.", r"\1norm_\2."),
+        (r"^(sem_seg_head\.pixel_decoder\.align_\d)\.offset\.", r"\1.offset_reduce."),
+        (r"^(sem_seg_head\.pixel_decoder\.align_\d)\.dcpack_L2\.conv_offset_mask\.", r"\1.offset_mask."),
+        (r"^(sem_seg_head\.pixel_decoder\.align_\d)\.dcpack_L2\.", r"\1.deform_conv."),
+        (r"^backbone\.layers\.(\d)\.downsample\.", lambda m: f"backbone.body.layers_{int(m[1]) + 1}.downsample."),
+        (r"^backbone\.layers\.(\d)\.", r"backbone.body.layers_\1."),
+        (r"^backbone\.patch_embed\.", "backbone.body.patch_embed."),
+    )
+)
+_TO_OFFICIAL = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^(sem_seg_head\.pixel_decoder\.)norm_(\d)\.", r"\1layer_\2.norm."),
+        (r"^(sem_seg_head\.pixel_decoder\.align_\d)\.offset_reduce\.", r"\1.offset."),
+        (r"^(sem_seg_head\.pixel_decoder\.align_\d)\.offset_mask\.", r"\1.dcpack_L2.conv_offset_mask."),
+        (r"^(sem_seg_head\.pixel_decoder\.align_\d)\.deform_conv\.", r"\1.dcpack_L2."),
+        (r"^backbone\.body\.layers_(\d)\.downsample\.", lambda m: f"backbone.layers.{int(m[1]) - 1}.downsample."),
+        (r"^backbone\.body\.layers_(\d)\.", r"backbone.layers.\1."),
+        (r"^backbone\.body\.patch_embed\.", "backbone.patch_embed."),
+    )
+)
+_SHARED_NORM = re.compile(r"^(sem_seg_head\.pixel_decoder\.)align_(\d)\.offset\.norm\.(.*)$")
+_MADE = re.compile(r"^backbone\.layers\.\d\.blocks\.\d+\.attn\.relative_position_index$")
+_BIAS_TABLE = re.compile(r"^(backbone\.layers\.\d\.blocks\.\d+\.attn\.)relative_position_bias_table$")
+
+
+def maskformer_state_to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Official names -> ours, of a whole network or of its head.
+
+    Raises:
+        ValueError: the names are not those of the official MaskFormer.
+    """
+    if not any(key.startswith(_PREDICTOR) for key in state):
+        raise ValueError(f"these are no weights of MaskFormer: no name begins with {_PREDICTOR}")
+    converted = {}
+    for key, value in state.items():
+        name = _second_version(key)
+        if name != _EMPTY_WEIGHT and not _SHARED_NORM.match(name) and not _MADE.match(name):
+            converted[_rename(name, _TO_OURS)] = value
+    return converted
+
+
+def check_official_maskformer(state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where the norm that two layers of FaPN's pixel decoder share has two values."""
+    for key, value in state.items():
+        if _SHARED_NORM.match(_second_version(key)):
+            other = re.sub(r"align_(\d)\.offset\.norm\.", r"layer_\1.norm.", key)
+            if other not in state:
+                raise ValueError(f"{key} is there without {other}, which is the same layer in FaPN's pixel decoder")
+            if not torch.equal(value, state[other]):
+                raise ValueError(f"{key} and {other} are one layer in FaPN's pixel decoder, but their values differ")
+
+
+def maskformer_state_to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our names -> those of the official code; the inverse of :func:`maskformer_state_to_ours`.
+
+    Raises:
+        ValueError: the weights are not of a MaskFormer with the official parts.
+    """
+    if not any(key.startswith(_PREDICTOR) for key in state):
+        raise ValueError(f"these are no weights of a MaskFormer: no name begins with {_PREDICTOR}")
+    converted = {}
+    for key, value in state.items():
+        if key.startswith((_DECODER + "pyramid.", _DECODER + "fuse_")):
+            raise ValueError(f"{key!r} has no counterpart in the official MaskFormer, whose pixel decoder is another")
+        name = _rename(key, _TO_OFFICIAL)
+        converted[name] = value
+        table = _BIAS_TABLE.match(name)
+        if table:
+            window = (math.isqrt(len(value)) + 1) // 2
+            converted[table[1] + "relative_position_index"] = relative_position_index(window)
+    for i in range(1, 10):
+        if f"{_DECODER}align_{i}.offset.weight" in converted:
+            for tensor in ("weight", "bias"):
+                name = f"{_DECODER}layer_{i}.norm.{tensor}"
+                if name in converted:
+                    converted[f"{_DECODER}align_{i}.offset.norm.{tensor}"] = converted[name]
+    if _CLASSES in state and any(not key.startswith("sem_seg_head.") for key in state):
+        weight = torch.ones(len(state[_CLASSES]))
+        weight[-1] = _NO_OBJECT_WEIGHT
+        converted[_EMPTY_WEIGHT] = weight
+    return converted
+
+
+def _second_version(key: str) -> str:
+    name = key.removeprefix("sem_seg_head.")
+    if name == key or name.startswith(("predictor.", "pixel_decoder.")):
+        return key
+    return _DECODER + name
+
+
+def _rename(key: str, rules) -> str:
+    for pattern, replacement in rules:
+        renamed, count = pattern.subn(replacement, key)
+        if count:
+            return renamed
+    return key
