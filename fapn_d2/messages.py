@@ -5,6 +5,7 @@ state saved, to be continued with ``--resume``.
 """
 
 import contextlib
+import difflib
 import os
 import re
 import sys
@@ -20,7 +21,7 @@ USER_ERRORS = (ValueError, FileNotFoundError)
 
 @contextlib.contextmanager
 def user_errors_as_messages(*, debug: bool = False) -> Iterator[None]:
-    """End with one message and code 2, in place of a traceback, at what the user can mend.
+    """End with one message and code 2, instead of a traceback, at errors that the user can fix.
 
     Args:
         debug: let the exception pass, with its traceback.
@@ -48,7 +49,23 @@ def message_of(error: BaseException) -> str:
 EXIT_STOPPED = 75
 
 
-def some(names: Iterable, limit: int = 3) -> str:
-    """The first few names, for messages: "a, b, c, ..."."""
-    names = sorted(str(n) for n in names)
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+def some(names: Iterable, limit: int = 3, *, sort: bool = True) -> str:
+    """The first few names, for messages: "a, b, c and 4 more"."""
+    names = [str(name) for name in names]
+    if sort:
+        names.sort()
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def nearest(name: str, known: Iterable[str], *, limit: int = 3, cutoff: float = 0.6, otherwise: str = "") -> str:
+    """The part of a message that says what was probably meant: "; nearest: a, b".
+
+    Args:
+        name: what the user wrote.
+        known: what is allowed.
+        limit: the largest number of names.
+        cutoff: similarity that a name needs, between 0 (none) and 1 (equal).
+        otherwise: returned where no name is similar.
+    """
+    near = difflib.get_close_matches(name, list(known), n=limit, cutoff=cutoff)
+    return f"; nearest: {', '.join(near)}" if near else otherwise

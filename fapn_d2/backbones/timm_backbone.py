@@ -1,6 +1,5 @@
 """Any network of timm with maps of strides 4 to 32 as a bottom-up network."""
 
-import difflib
 from types import ModuleType
 
 import torch
@@ -9,6 +8,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 
+from ..messages import nearest
 from .fixed_statistics import FixedStatistics, batch_norms
 
 STRIDES = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
@@ -108,8 +108,7 @@ def feature_indices(name: str) -> tuple[int, ...]:
     timm = import_timm()
     architecture = name.split(".")[0]  # what follows the dot names a set of weights
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-        hint = f"; nearest: {', '.join(near)}" if near else ""
+        hint = nearest(architecture, timm.list_models())
         raise ValueError(f"MODEL.TIMM.NAME: timm {timm.__version__} has no model {name!r}{hint}")
     with torch.device("meta"):
         strides = timm.create_model(architecture, features_only=True, pretrained=False).feature_info.reduction()

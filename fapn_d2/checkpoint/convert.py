@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor
 
+from ..messages import some
 from .keys.augfpn import augfpn_state_to_official, augfpn_state_to_ours
 from .keys.fapn import fapn_state_to_official, fapn_state_to_ours
 from .keys.maskformer import check_official_maskformer, maskformer_state_to_official, maskformer_state_to_ours
@@ -165,7 +166,7 @@ def check_fits(weights: State, cfg: CfgNode) -> None:
         if shapes.get(name, tuple(value.shape)) != tuple(value.shape)
     ]
     named = (("missing", missing), ("not in the network", unexpected), ("of another shape", wrong))
-    problems = [f"{len(names)} {what}: {_few(names)}" for what, names in named if names]
+    problems = [f"{len(names)} {what}: {some(names)}" for what, names in named if names]
     if problems:
         raise ValueError(f"the weights do not fit the network of the config; {'; '.join(problems)}")
 
@@ -196,7 +197,3 @@ def _trace(convert: Callable[[State], dict[str, Tensor]], state: State) -> dict[
 
 def _same(a: Tensor, b: Tensor) -> bool:
     return a is b or (a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b))
-
-
-def _few(names: list[str], n: int = 3) -> str:
-    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")

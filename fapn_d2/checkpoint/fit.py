@@ -1,14 +1,18 @@
 """How well a weight file fits a network, and what to tell the user about it."""
 
+import functools
 from collections.abc import Mapping, Sequence
 
 from torch import nn
+
+from ..messages import some
 
 #: Buffers that training estimates anew, so a start without them is no misfit.
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 #: Parts of a ResNet that no ImageNet file has: Detectron2's deformable blocks start with zero offsets.
 _ADDED_TO_RESNET = ("conv2_offset.weight", "conv2_offset.bias")
 _SHOWN = 4
+_few = functools.partial(some, limit=_SHOWN, sort=False)
 
 
 class Fit:
@@ -111,7 +115,3 @@ class Fit:
 
 def _under(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(f"{prefix}.")
-
-
-def _few(items: list[str]) -> str:
-    return ", ".join(items[:_SHOWN]) + (f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")

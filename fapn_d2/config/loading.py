@@ -79,7 +79,7 @@ def _read_yaml(path: str, needed_by: str) -> dict:
     if not os.path.isfile(path):
         named = f" (a base of {needed_by})" if needed_by else ""
         near = _near_files(path)
-        hint = f"; near names: {', '.join(near)}" if near else ""
+        hint = f"; nearest: {', '.join(near)}" if near else ""
         raise FileNotFoundError(f"config file {path}{named} does not exist{hint}")
     text = Path(path).read_text()
     try:

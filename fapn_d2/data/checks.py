@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from ..messages import nearest
 from .datasets.catalog import locate
 from .datasets.unlabelled import unlabelled
 from .missing_files import check_files
@@ -66,9 +67,8 @@ def check_dataset(cfg: CfgNode, name: str) -> None:
         FileNotFoundError: files or folders are missing or incomplete.
     """
     if name not in DatasetCatalog:
-        near = difflib.get_close_matches(name, list(DatasetCatalog), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see DatasetCatalog.list() for the registered ones."
-        raise ValueError(f'data set "{name}" is not registered; {hint}')
+        hint = nearest(name, DatasetCatalog, cutoff=0.5, otherwise="; see DatasetCatalog.list()")
+        raise ValueError(f'data set "{name}" is not registered{hint}')
     locate(name)
     if name in cfg.DATASETS.TRAIN and unlabelled(name):
         raise ValueError(f"data set {name} has no public labels, so that nothing can be trained on it")

@@ -1,6 +1,5 @@
 """The model of a config; names that are not registered are reported as errors of the user."""
 
-import difflib
 import logging
 import re
 
@@ -10,6 +9,8 @@ from detectron2.modeling import build_model as build_detectron2_model
 from detectron2.utils import comm
 from fvcore.common.registry import Registry
 from torch import nn
+
+from ..messages import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +35,8 @@ def build_model(cfg: CfgNode) -> nn.Module:
 def _not_registered(name: str, registry_name: str) -> str:
     registries = [r for r in vars(detectron2.modeling).values() if isinstance(r, Registry)]
     known = [key for registry in registries if registry._name == registry_name for key, _ in registry]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    return f"the config names {name!r}, which the registry {registry_name} does not have; near: {', '.join(near)}"
+    near = nearest(name, known, cutoff=0.4)
+    return f"the config names {name!r}, which the registry {registry_name} does not have{near}"
 
 
 def without_sync_bn(model: nn.Module) -> nn.Module:

@@ -4,10 +4,10 @@ A value is a strategy for all levels, or a ``Split`` with another strategy for t
 sets under MODEL.NECK takes precedence over the preset.
 """
 
-import difflib
 from dataclasses import dataclass
 
 from ..config.keys import STRATEGY_KEYS
+from ..messages import nearest
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,7 @@ def resolve_strategies(cfg, neck, *, preset: str, num_levels: int) -> dict[str, 
         ValueError: unknown preset, or a list of the wrong length.
     """
     if preset not in PRESETS:
-        near = difflib.get_close_matches(preset, PRESETS, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        hint = nearest(preset, PRESETS, limit=1)
         raise ValueError(f"MODEL.NECK.PRESET: unknown preset {preset!r}{hint}; allowed: {', '.join(PRESETS)}")
     defaults = dict(PRESETS[preset])
     defaults["FUSE"] = defaults["FUSE"] or cfg.MODEL.FPN.FUSE_TYPE

@@ -1,12 +1,12 @@
 """Registries of the strategies for each part of a pyramid, and what a strategy is told about its level."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import NoneType
 
 from torch import nn
 
+from ..messages import nearest
 from .parts import Align, Context, Merge
 
 
@@ -53,8 +53,7 @@ class StrategyRegistry:
     def get(self, name: str) -> Callable:
         """Raises ValueError, naming the key and the allowed names, if there is no such strategy."""
         if name not in self._strategies:
-            near = difflib.get_close_matches(str(name), self._strategies, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            hint = nearest(str(name), self._strategies, limit=1)
             raise ValueError(f"{self.key}: unknown strategy {name!r}{hint}; allowed: {', '.join(self.names())}")
         return self._strategies[name]
 

@@ -35,7 +35,6 @@ Fields that all rows of a table share can be given once, on the table; fields th
 A row that two tables print is one config named twice.
 """
 
-import difflib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +45,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from ..config.loading import load_config
+from ..messages import nearest
 from .complexity import CONVENTIONS
 from .ledger_fields import (
     INHERITED_FIELDS,
@@ -182,8 +182,10 @@ def find_row(ledgers: Sequence[Ledger], row_id: str) -> Row:
     rows = {row.id: row for ledger in ledgers for row in ledger.rows}
     if row_id in rows:
         return rows[row_id]
-    near = difflib.get_close_matches(row_id, rows, n=4, cutoff=0.4) or [i for i in rows if row_id in i][:4]
-    hint = f"; nearest: {', '.join(near)}" if near else f"; papers: {', '.join(ledger.paper for ledger in ledgers)}"
+    papers = f"; papers: {', '.join(ledger.paper for ledger in ledgers)}"
+    containing = [known for known in rows if row_id in known]
+    otherwise = f"; nearest: {', '.join(containing[:4])}" if containing else papers
+    hint = nearest(row_id, rows, limit=4, cutoff=0.4, otherwise=otherwise)
     raise ValueError(f"no row {row_id!r} in the ledgers{hint}")
 
 
@@ -284,8 +286,7 @@ def _network(content: Any, common: dict, folder: Path, where: str) -> Network:
     fields = checked(content, NETWORK_FIELDS, where, needed=("config",))
     config = (folder / fields["config"]).resolve()
     if not config.is_file():
-        near = difflib.get_close_matches(config.name, _config_names(folder), n=3)
-        hint = f"; near names: {', '.join(near)}" if near else ""
+        hint = nearest(config.name, _config_names(folder))
         raise ValueError(f"{where}: there is no config {fields['config']}{hint}")
     own = fields.get("overrides", {})
     return Network(config, own | common | own)

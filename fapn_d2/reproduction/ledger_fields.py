@@ -1,8 +1,9 @@
 """The fields of a ledger with their types, and the errors for others; ``ledger.py`` says what the fields mean."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from ..messages import nearest
 
 #: Fields that rows inherit from their table and from the ledger.
 INHERITED_FIELDS = {
@@ -49,8 +50,7 @@ def checked(content: Any, fields: Mapping[str, type], where: str, needed: Sequen
         raise ValueError(f"{where} must be a mapping with {', '.join(fields)}; got {content!r}")
     for key, value in content.items():
         if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            hint = nearest(str(key), fields, limit=1)
             raise ValueError(f"{where}: unknown field {key!r}{hint}; allowed: {', '.join(fields)}")
         if not isinstance(value, (int, float) if fields[key] is float else fields[key]):
             raise ValueError(f"{where}: {key} must be a {fields[key].__name__}, got {value!r}")

@@ -1,6 +1,5 @@
 """What ``tools/reproduce.py`` prints about tables, rows and runs."""
 
-import difflib
 import os
 import shlex
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from dataclasses import replace
 
 from detectron2.config import CfgNode
 
+from ..messages import nearest
 from .jobs import TRAIN_TOOL, as_arguments
 from .ledger import Ledger, Network, Row
 from .metrics import ELSEWHERE
@@ -43,8 +43,8 @@ def describe_list(ledgers: Sequence[Ledger], *, prefix: str = "") -> str:
             lines.append(f"    {row.id:{width}}  {_state(row)}")
     if not shown:
         slugs = {row.id.rsplit(".", 1)[0] for ledger in ledgers for row in ledger.rows}
-        near = difflib.get_close_matches(prefix, sorted(slugs | {ledger.paper for ledger in ledgers}), n=3)
-        hint = f"; nearest: {', '.join(near)}" if near else f"; papers: {', '.join(x.paper for x in ledgers)}"
+        papers = [ledger.paper for ledger in ledgers]
+        hint = nearest(prefix, sorted(slugs.union(papers)), otherwise=f"; papers: {', '.join(papers)}")
         raise ValueError(f"no row's id starts with {prefix!r}{hint}")
     lines += ["", f"{built} of {shown} rows are built"]
     return "\n".join(lines).lstrip("\n")

@@ -157,7 +157,7 @@ def test_extra_outputs_in_training_only():
 
 ERRORS = [
     (dict(EXTRA_OUTPUTS=["laterals"]), "MODEL.NECK.EXTRA_OUTPUTS: unknown ['laterals']; allowed: lateral, merged"),
-    (dict(ALIGN="deformed"), "MODEL.NECK.ALIGN: unknown strategy 'deformed' (did you mean 'deform'?); allowed: "),
+    (dict(ALIGN="deformed"), "MODEL.NECK.ALIGN: unknown strategy 'deformed'; nearest: deform; allowed: "),
     (dict(LATERAL="fsm"), "MODEL.NECK.LATERAL: unknown strategy 'fsm'; allowed: conv1x1, "),
     (dict(ALIGN=["deform"] * 4), "MODEL.NECK.ALIGN = ['deform', 'deform', 'deform', 'deform'] has 4 entries, but"),
     (dict(PRESET="fpn"), "leave PRESET empty, or name the builder 'build_pyramid_backbone'"),
@@ -178,7 +178,7 @@ def test_errors_name_the_key_and_what_is_allowed(options, message):
 
 
 def test_unknown_preset_and_features():
-    with pytest.raises(ValueError, match=r"unknown preset 'fanp' \(did you mean 'fapn'\?\); allowed: fpn, fapn"):
+    with pytest.raises(ValueError, match=r"unknown preset 'fanp'; nearest: fapn; allowed: fpn, fapn"):
         toy_pyramid("build_pyramid_backbone", PRESET="fanp")
     cfg = toy_cfg("build_pyramid_backbone")
     cfg.MODEL.NECK.BOTTOM_UP = "build_resnet_backbone"

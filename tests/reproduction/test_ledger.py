@@ -115,8 +115,8 @@ def test_ledgers_and_ids(tmp_path):
 
 
 ERRORS = [
-    (ROW | {"overide": {}}, "unknown field 'overide' (did you mean 'overrides'?); allowed: id, method, config,"),
-    (ROW | {"config": "nett.yaml"}, "row toy.t1.a: there is no config nett.yaml; near names: net.yaml"),
+    (ROW | {"overide": {}}, "unknown field 'overide'; nearest: overrides; allowed: id, method, config,"),
+    (ROW | {"config": "nett.yaml"}, "row toy.t1.a: there is no config nett.yaml; nearest: net.yaml"),
     (ROW | {"pending": "why"}, "must have one of config, networks and pending; it has config and pending"),
     ({k: v for k, v in ROW.items() if k != "config"}, "one of config, networks and pending; it has none"),
     ({k: v for k, v in ROW.items() if k != "paper"}, "row toy.t1.a lacks paper"),
@@ -152,7 +152,7 @@ def test_errors_name_row_and_field(tmp_path, row, message):
 def test_errors_of_the_file(tmp_path):
     with pytest.raises(ValueError, match=r"the id toy\.t1\.a is there twice"):
         load_ledger(write(tmp_path / "twice", ROW, ROW))
-    with pytest.raises(ValueError, match=r"tables\.yaml: unknown field 'table' \(did you mean 'tables'\?\)"):
+    with pytest.raises(ValueError, match=r"tables\.yaml: unknown field 'table'; nearest: tables"):
         load_ledger(write(tmp_path / "field", ROW, table=[]))
     path = write(tmp_path / "syntax", ROW)
     path.write_text("paper: [")

@@ -132,7 +132,7 @@ def test_evaluation_alone(config, tmp_path, monkeypatch, capsys):
         (("MODEL.WEIGHTS", "torchvision://resnet19"), "error: unknown weights torchvision://resnet19; known are"),
         (
             ("MODEL.BACKBONE.NAME", "build_resnet_fpm_backbone"),
-            "the registry BACKBONE does not have; near: build_resnet_fpn_backbone",
+            "the registry BACKBONE does not have; nearest: build_resnet_fpn_backbone",
         ),
     ],
 )

@@ -21,6 +21,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from ...messages import some
+
 # In order: the first that matches is applied, so longer names stand before their prefixes.
 _TO_OURS = (
     (r"fan_align(\d+)\.lateral_conv\.conv_atten\.", r"fpn_lateral\1.importance."),
@@ -63,7 +65,7 @@ def fapn_state_to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ValueError: the state dict is not of the official FaPN: it has no neck, or not all of it, or more.
     """
     if not any(re.search(r"(^|\.)fan_align\d+\.", key) for key in state):
-        raise ValueError(f"there is no official FaPN neck (fan_align5.weight, ...) in {_few(state)}")
+        raise ValueError(f"there is no official FaPN neck (fan_align5.weight, ...) in {some(state)}")
     converted = {fapn_key_to_ours(key): value for key, value in state.items()}
     _check_neck(converted)
     return converted
@@ -88,7 +90,7 @@ def _check_neck(state: Mapping[str, Tensor]) -> None:
             part, stage, rest = match.groups()
             parts[int(stage)].add(f"{part}.{rest}")
     if not parts:
-        raise ValueError(f"there is no pyramid (fpn_lateral5.weight, ...) in {_few(state)}")
+        raise ValueError(f"there is no pyramid (fpn_lateral5.weight, ...) in {some(state)}")
     for stage, names in sorted(parts.items()):
         has = {name for name in names if ".norm." not in name}
         wanted, bias = (_TOP, _TOP_BIAS) if stage == max(parts) else (_BELOW, _BELOW_BIAS)
@@ -99,11 +101,6 @@ def _check_neck(state: Mapping[str, Tensor]) -> None:
         if problems:
             found = f"its level {stage} {' and '.join(problems)}"
             raise ValueError(f"the neck is not FaPN's as in the official code: {found}")
-
-
-def _few(state: Mapping[str, Tensor], n: int = 3) -> str:
-    names = list(state)
-    return ", ".join(names[:n]) + (f" and {len(names) - n} more names" if len(names) > n else "")
 
 
 def fapn_key_to_ours(key: str) -> str:

@@ -44,4 +44,4 @@ def test_empty_folder_and_double_stem(tmp_path):
 
 def test_some_names_the_first_few():
     assert some(["c", "a", "b"]) == "a, b, c"
-    assert some(["d", "c", "a", "b"]) == "a, b, c, ..."
+    assert some(["d", "c", "a", "b"]) == "a, b, c and 1 more"
