@@ -17,14 +17,14 @@ from pathlib import Path
 
 from fapn_d2.config.loading import load_config
 from fapn_d2.data.datasets.unlabelled import image_list, listed_images
-from fapn_d2.engine.launching import launch
+from fapn_d2.engine.launching import launch, under_torchrun
 from fapn_d2.engine.setup import start_logs
 from fapn_d2.evaluation.submission.archive import in_words
 from fapn_d2.evaluation.submission.checks.submission import ImageList
 from fapn_d2.evaluation.submission.pack import description
 from fapn_d2.evaluation.submission.tasks import TASKS, Task, task_named
 from fapn_d2.evaluation.submission.validator import validate
-from fapn_d2.inference.submission import Request, write_submission
+from fapn_d2.inference.submission import Request, prepare, write_submission
 from fapn_d2.inference.trained import use_available_device
 from fapn_d2.messages import EXIT_USER_ERROR, user_errors_as_messages
 
@@ -76,6 +76,8 @@ def main() -> None:
         if args.verb == "check":
             raise SystemExit(0 if check(args) else EXIT_USER_ERROR)
         cfg = config_of(args)
+        if not under_torchrun():  # what is wrong is said once, before there are many processes to say it
+            prepare(cfg, request_of(args))
         launch(
             write,
             processes=args.num_gpus,
@@ -98,13 +100,18 @@ def config_of(args: argparse.Namespace):
     return cfg
 
 
+def request_of(args: argparse.Namespace) -> Request:
+    """What a command line asks for."""
+    return Request(
+        *(task_named(args.task), args.split, args.name, args.output, args.dataset, args.predictions),
+        restart=args.restart,
+    )
+
+
 def write(args: argparse.Namespace) -> None:
     with user_errors_as_messages(debug=args.debug):
         start_logs(str(args.output))
-        request = Request(
-            *(task_named(args.task), args.split, args.name, args.output, args.dataset, args.predictions),
-            restart=args.restart,
-        )
+        request = request_of(args)
         archive = write_submission(config_of(args), request, allow_partial=args.allow_partial)
         if archive is None:
             return

@@ -70,6 +70,25 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:12]
 
 
+def prepare(cfg: CfgNode, request: Request) -> tuple[Writer, list[dict]]:
+    """What makes the parts, and the images; nothing is predicted or written yet.
+
+    Raises:
+        ValueError: names that do not exist; images of the split are absent.
+        FileNotFoundError: there are no images.
+    """
+    split = request.task.split(request.split)
+    request.task.names(request.split, request.algorithm)
+    dataset = request.dataset or split.dataset
+    records = image_list(dataset)
+    if not request.dataset and split.images and len(records) != split.images:
+        raise ValueError(
+            f"{dataset} has {len(records)} images here, the server's split {split.official} has {split.images}: "
+            "complete it, or name a data set of your own by --dataset"
+        )
+    return request.task.writer(dataset, Limits.from_config(cfg)), records
+
+
 def write_submission(cfg: CfgNode, request: Request, *, allow_partial: bool = False) -> Path | None:
     """Predict what is not predicted yet and write the archive; to be called in every process.
 
@@ -86,16 +105,7 @@ def write_submission(cfg: CfgNode, request: Request, *, allow_partial: bool = Fa
             disk that is not shared; weights that do not fit.
         FileNotFoundError: weights, images or kept predictions are absent.
     """
-    limits, split = Limits.from_config(cfg), request.task.split(request.split)
-    request.task.names(request.split, request.algorithm)
-    dataset = request.dataset or split.dataset
-    records = image_list(dataset)
-    if not request.dataset and split.images and len(records) != split.images:
-        raise ValueError(
-            f"{dataset} has {len(records)} images here, the server's split {split.official} has {split.images}: "
-            "complete it, or name a data set of your own by --dataset"
-        )
-    writer = request.task.writer(dataset, limits)
+    writer, records = prepare(cfg, request)
     parts = PartsFolder(request.output / "parts" / f"{request.task.name}_{request.split}")
     if request.kept is not None:
         parts, add = _kept(request, writer, records, parts)
@@ -113,7 +123,8 @@ def write_submission(cfg: CfgNode, request: Request, *, allow_partial: bool = Fa
         def add(missing: list[dict]) -> None:
             predict(cfg, model, writer, parts, missing)
 
-    add(_missing(parts, records))
+    if add is not None:
+        add(_missing(parts, records))
     comm.synchronize()
     if not comm.is_main_process():
         return None
@@ -201,16 +212,16 @@ def predict(
 
 def _kept(
     request: Request, writer: Writer, records: Sequence[dict], parts: PartsFolder
-) -> tuple[PartsFolder, Callable[[list[dict]], None]]:
-    """The folder of the parts, and what adds those that are missing."""
+) -> tuple[PartsFolder, Callable[[list[dict]], None] | None]:
+    """The folder of the parts, and what adds those that are missing; None where the evaluation has kept parts."""
     folder, origin = request.kept, kept.origin(request.kept)
     complete = PartsFolder(folder / request.task.name)
-    if complete.manifest is not None:  # an evaluation without labels has kept parts
+    if complete.manifest is not None:  # of an evaluation without labels
         if complete.manifest["images"] != manifest(request.task, writer, records)["images"]:
             raise ValueError(
                 f"{complete.folder} holds predictions on another list of images than {writer.dataset_name}"
             )
-        return complete, lambda missing: None
+        return complete, None
     source = ", ".join(f"{key} {value}" for key, value in sorted(origin.items()))
     _begin(parts, manifest(request.task, writer, records, source=source), restart=request.restart)
 

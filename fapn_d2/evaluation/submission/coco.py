@@ -107,7 +107,7 @@ class CocoBoxes(CocoObjects):
 
     def _rounded(self, box: Iterable[float]) -> list[float]:
         x, y, width, height = (round(value, self.limits.box_decimals) for value in box)
-        least = 10.0**-self.limits.box_decimals  # a side of 0 is no box to the server
+        least = 10.0**-self.limits.box_decimals  # the server refuses a side of 0
         return [x, y, max(width, least), max(height, least)]
 
 

@@ -17,7 +17,7 @@ from .writer import Part, Writer, png
 
 
 class Panoptic(Writer):
-    """A PNG of segment ids an image, and ``{"image_id", "file_name", "segments_info": [{"id", "category_id"}]}``."""
+    """Per image a PNG of segment ids and ``{"image_id", "file_name", "segments_info": [{"id", "category_id"}]}``."""
 
     output = "panoptic_seg"
     writes_json = writes_files = True

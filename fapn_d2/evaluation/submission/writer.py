@@ -32,7 +32,7 @@ class Limits:
     """Which objects of an image are sent, and how exactly.
 
     Attributes:
-        max_per_image: the highest scores are kept. COCO's server reads 100 an image.
+        max_per_image: the highest scores are kept. COCO's server reads 100 per image.
         score_threshold: objects below it are left out.
         box_decimals: of coordinates in pixels.
         score_digits: significant digits of scores.

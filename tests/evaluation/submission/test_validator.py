@@ -566,7 +566,7 @@ def test_classes_of_the_network_as_values(archives, tmp_path):
     ignoring = every_png(lambda v: np.where(v == 7, 255, label_table().train_id[v]).astype(np.uint8))
     assert_named("cityscapes-pixel", ignoring, "these are train ids (0 to 18), not label ids", archives, tmp_path)
     from_zero = every_png(lambda v: v - np.uint8(1))
-    sentence = "remark: 0 occurs, which is no class to the server: classes count from 1"
+    sentence = "remark: 0 occurs, which is not a class to the server: classes count from 1"
     assert_named("ade20k", from_zero, sentence, archives, tmp_path)
     assert_named("vistas", value(65), "a value is not a class that the server scores", archives, tmp_path)
 

@@ -15,7 +15,7 @@ from .submission import Submission, bar
 
 #: Things that the server knows.
 THING_IDS = frozenset(category["id"] for category in COCO_CATEGORIES if category["isthing"])
-#: Objects an image that the server reads.
+#: Most objects per image that the server reads.
 MOST_OBJECTS = 100
 #: Objects from which on it is telling that a part of the classes never occurs.
 _MANY = 1000
@@ -186,7 +186,7 @@ def check_mask(entry: dict, seen: Seen) -> Iterator[Fault]:
 
 
 def check_stuff_apart(entry: dict, seen: Seen) -> Iterator[Fault]:
-    """One entry a class and image, and no pixel in two classes. Comes last: the mask is known to be sound."""
+    """One entry per class and image, and no pixel in two classes. Comes last: the mask is known to be sound."""
     if not seen.stuff:
         return
     image, code = entry["image_id"], entry["segmentation"]

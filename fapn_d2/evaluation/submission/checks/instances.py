@@ -128,7 +128,7 @@ def check_instances(sub: Submission, report: Report) -> None:
     for path in bar(sorted(present & named.keys()), "mask"):
         _check_mask(path, owner[path], expected, sub, report)
     texts = max(1, sum(name.lower().endswith(".txt") for name in sub.members))
-    report.facts.append(f"{lines} objects in {texts} images, {lines / texts:.1f} an image")
+    report.facts.append(f"{lines} objects in {texts} images, {lines / texts:.1f} per image")
 
 
 def _check_mask(path: str, text: str, expected: dict[str, dict], sub: Submission, report: Report) -> None:

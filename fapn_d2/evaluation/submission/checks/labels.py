@@ -108,7 +108,7 @@ def check_counts_from_one(values: np.ndarray, sub: Submission) -> Iterator[Fault
     """Of all files together: ADE20K's classes minus one."""
     if sub.task.server == "ade20k" and 0 in values:
         yield Fault(
-            "0 occurs, which is no class to the server: classes count from 1 (class of the network + 1)",
+            "0 occurs, which is not a class to the server: classes count from 1 (class of the network + 1)",
             "" if ADE20K_CLASSES in values else f"{ADE20K_CLASSES} never occurs: add 1 if these are classes 0 to 149",
             remark=True,
         )
