@@ -1,8 +1,9 @@
 """Time scoring, this project's way beside the official one, and project it to the whole data set.
 
 The predictions are made up and of real size: street scenes of 1024x2048 pixels with 40 objects, panoptic images of
-480x640 with twelve segments, 20 boxes an image. Both ways read the same files and must give the same numbers. Ours runs
-in --processes processes, as it does in an evaluation on several GPUs; the official scripts run in one.
+480x640 with twelve segments, 20 boxes or 1000 proposals an image. Both ways read the same files and must give the same
+numbers. Ours runs in --processes processes, as it does in an evaluation on several GPUs; the official scripts run in
+one.
 
 examples:
   .venv/bin/python tools/benchmark_evaluation.py
@@ -28,8 +29,9 @@ MEASURES = {
     "boundary": (benchmark.boundary, 10),
     "panoptic": (benchmark.panoptic, 60),
     "coco": (benchmark.coco, 500),
+    "proposals": (benchmark.proposals, 100),
 }
-
+DEFAULTS = ", ".join(f"{name} {images}" for name, (_, images) in MEASURES.items())
 
 COLUMNS = "{:<42}{:>11}{:>11}{:>8}{:>12}{:>12}{:>12}"
 HEADER = COLUMNS.format("measure", "processes", "ms/image", "images", "data set", "other way", "difference")
@@ -52,7 +54,7 @@ def row(timing: benchmark.Timing) -> str:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measures", nargs="*", metavar="MEASURE", help=f"some of {', '.join(MEASURES)} (default: all)")
-    parser.add_argument("--images", type=int, help="images that are scored (default: 10 scenes, 60 panoptic, 500 COCO)")
+    parser.add_argument("--images", type=int, help=f"images that are scored (default: {DEFAULTS})")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="of ours (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="where the numbers are kept (default: nowhere)")
     parser.add_argument("--debug", action="store_true", help="tracebacks for all errors")

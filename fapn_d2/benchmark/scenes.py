@@ -4,6 +4,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from ..data.panoptic_png import write_segment_ids
@@ -89,6 +91,23 @@ def coco_boxes(images: int) -> tuple[dict, list[dict]]:
         "info": {},
     }
     return annotations, found
+
+
+def box_proposals(annotations: dict, per_image: int) -> list[tuple[int, Instances]]:
+    """(image id, proposals) for the annotations of :func:`coco_boxes`: half of the proposals are near an object."""
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.tensor([a["bbox"] for a in annotations["annotations"]]).reshape(len(annotations["images"]), -1, 4)
+    found = []
+    for image, own in zip(annotations["images"], boxes):
+        near = own[torch.randint(len(own), (per_image // 2,), generator=generator)]
+        near = near + 8 * torch.randn(near.shape, generator=generator)
+        others = 400 * torch.rand(per_image - len(near), 4, generator=generator)
+        corners, sides = torch.cat([near, others]).split(2, dim=1)
+        instances = Instances((image["height"], image["width"]))
+        instances.proposal_boxes = Boxes(torch.cat([corners, corners + sides.clamp(min=1)], dim=1))
+        instances.objectness_logits = torch.randn(per_image, generator=generator)
+        found.append((image["id"], instances))
+    return found
 
 
 def _ellipse(rng: np.random.Generator, images: tuple, values: tuple, part: tuple[float, float]) -> None:

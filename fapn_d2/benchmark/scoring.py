@@ -18,7 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
+from detectron2.evaluation.coco_evaluation import _evaluate_box_proposals
 from PIL import Image
+from pycocotools.coco import COCO
 from scipy import ndimage
 
 from ..data.panoptic_png import read_segment_ids
@@ -28,7 +30,8 @@ from ..evaluation.cityscapes.counts import label_table
 from ..evaluation.cityscapes.official import semantic_scores
 from ..evaluation.cityscapes.semantic import OFFICIAL_NAMES, CityscapesSemSegEvaluator
 from ..evaluation.panoptic_counts import PanopticCounts
-from .scenes import FIRST, coco_boxes, panoptic_pairs, street_scenes
+from ..evaluation.proposals import BoxProposalEvaluator
+from .scenes import FIRST, box_proposals, coco_boxes, panoptic_pairs, street_scenes
 
 CATEGORIES = [{"id": i, "isthing": int(i <= 80)} for i in range(1, 134)]
 
@@ -132,7 +135,6 @@ def panoptic(folder: Path, *, images: int, processes: int, size: tuple[int, int]
 def coco(folder: Path, *, images: int, processes: int = 1) -> Timing:
     """Box AP of hotcoco compared with pycocotools, without loading. hotcoco uses threads instead of processes."""
     import hotcoco
-    from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     annotations, found = coco_boxes(images)
@@ -150,6 +152,47 @@ def coco(folder: Path, *, images: int, processes: int = 1) -> Timing:
         images=5000,
         difference=100 * float(np.abs(stats - expected).max()),
     )
+
+
+def proposals(folder: Path, *, images: int, processes: int, per_image: int = 1000) -> Timing:
+    """AR of box proposals at 100 and 1000, for all objects and by size, beside Detectron2's eight passes."""
+    annotations, _ = coco_boxes(images)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "boxes.json"
+    path.write_text(json.dumps(annotations))
+    name = f"benchmark_{folder.name}"
+    MetadataCatalog.get(name).set(json_file=str(path))
+    found = box_proposals(annotations, per_image)
+    ours = _seconds(partial(_score_proposals, name, str(path)), found, processes)
+    scores = _score_proposals(name, str(path), found).evaluate()["box_proposals"]
+    MetadataCatalog.remove(name)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(path))
+    predictions = [{"image_id": image, "proposals": instances} for image, instances in found]
+    start = time.perf_counter()
+    expected = {
+        f"AR{letter}@{limit}": 100 * _evaluate_box_proposals(predictions, truth, area=area, limit=limit)["ar"].item()
+        for limit in (100, 1000)
+        for area, letter in (("all", ""), ("small", "s"), ("medium", "m"), ("large", "l"))
+    }
+    theirs = time.perf_counter() - start
+    return Timing(
+        measure="COCO: AR of box proposals",
+        reference="Detectron2, eight passes",
+        seconds_per_image=ours / images,
+        reference_seconds_per_image=theirs / images,
+        processes=processes,
+        images=5000,
+        difference=max(abs(scores[key] - value) for key, value in expected.items()),
+    )
+
+
+def _score_proposals(name: str, path: str, found: list) -> BoxProposalEvaluator:
+    MetadataCatalog.get(name).json_file = path  # started processes may not have it
+    evaluator = BoxProposalEvaluator(name)
+    for image, instances in found:
+        evaluator.process([{"image_id": image}], [{"proposals": instances}])
+    return evaluator
 
 
 def _seconds(score: Callable[[list], object], items: Sequence, processes: int) -> float:

@@ -343,6 +343,8 @@ def _add_engine(cfg: CN) -> None:
     # in the servers' formats for Cityscapes and panoptic data, as PNGs for classes of pixels. COCO's boxes and masks
     # are always kept.
     cfg.TEST.KEEP_PREDICTIONS = False
+    # Whether proposals are scored by their average recall (AR). Proposals of splits without annotations never are.
+    cfg.TEST.PROPOSAL_RECALL = True
     # Which objects an archive for a test server contains, and with which precision (tools/submission.py).
     cfg.TEST.SUBMISSION = CN()
     cfg.TEST.SUBMISSION.MAX_PER_IMAGE = 100  # most objects per image, by their scores; COCO's server reads 100

@@ -14,6 +14,7 @@ from detectron2.evaluation import (
     LVISEvaluator,
     PascalVOCDetectionEvaluator,
 )
+from detectron2.modeling import META_ARCH_REGISTRY, ProposalNetwork
 from detectron2.utils import comm
 
 from ..config.hashing import config_hash
@@ -22,6 +23,7 @@ from .cityscapes.instance import CityscapesInstanceEvaluator
 from .cityscapes.semantic import CityscapesSemSegEvaluator
 from .coco import FastCOCOEvaluator
 from .panoptic import PanopticEvaluator
+from .proposals import BoxProposalEvaluator
 from .sem_seg import SemSegEvaluator
 from .submission import kept
 from .submission.keeper import PredictionKeeper
@@ -42,6 +44,18 @@ def _official(cfg: CfgNode) -> bool:
 def _coco(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
     options = {"output_dir": folder, "kpt_oks_sigmas": cfg.TEST.KEYPOINT_OKS_SIGMAS}
     return COCOEvaluator(name, use_fast_impl=False, **options) if _official(cfg) else FastCOCOEvaluator(name, **options)
+
+
+def _proposals(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
+    if _official(cfg) and cfg.TEST.PROPOSAL_RECALL:
+        return COCOEvaluator(name, output_dir=folder)
+    return BoxProposalEvaluator(name, score=cfg.TEST.PROPOSAL_RECALL)
+
+
+def _gives_proposals(cfg: CfgNode) -> bool:
+    """Whether the network predicts proposals and no objects."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    return name in META_ARCH_REGISTRY and issubclass(META_ARCH_REGISTRY.get(name), ProposalNetwork)
 
 
 def _panoptic(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
@@ -79,7 +93,7 @@ def _lvis(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
 
 #: "evaluator_type" in a data set's metadata -> (output of the network, what scores it).
 EVALUATORS: dict[str, tuple[tuple[str, Builder], ...]] = {
-    "coco": (("instances", _coco),),
+    "coco": (("instances", _coco), ("proposals", _proposals)),
     "coco_panoptic_seg": (("instances", _coco), ("sem_seg", _sem_seg), ("panoptic_seg", _panoptic)),
     "sem_seg": (("sem_seg", _sem_seg),),
     "cityscapes_sem_seg": (("sem_seg", _cityscapes_sem_seg),),
@@ -104,7 +118,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
 
     Returns:
         An evaluator whose result has a task a key: "bbox", "segm", "sem_seg", "panoptic_seg". Tasks of which the
-        network has no output are left out.
+        network has no output are left out. Networks that only propose boxes are scored by "box_proposals".
 
     Raises:
         ValueError: the data set has no "evaluator_type", or one that is unknown.
@@ -125,6 +139,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
     builders = dict(EVALUATORS[kind])
     if kind == "coco_panoptic_seg" and "sem_seg_file_name" not in DatasetCatalog.get(dataset_name)[0]:
         del builders["sem_seg"]  # Detectron2's "standard" panoptic data sets have no semantic label images
+    if "proposals" in builders:  # both read the annotations, which takes long
+        del builders["instances" if _gives_proposals(cfg) else "proposals"]
     evaluators = {output: builder(cfg, dataset_name, output_folder) for output, builder in builders.items()}
     return EvaluatorPerOutput(evaluators, name=dataset_name, folder=output_folder, origin=origin)
 

@@ -23,6 +23,11 @@ def test_coco_agrees(tmp_path):
     assert benchmark.coco(tmp_path, images=20).difference < 1e-9
 
 
+def test_proposals_agree(tmp_path):
+    timing = benchmark.proposals(tmp_path, images=12, processes=1, per_image=150)
+    assert timing.difference == 0 and timing.images == 5000
+
+
 def test_projection():
     timing = benchmark.Timing("AP", "script", 0.01, 0.2, processes=2, images=500, difference=0.0)
     assert timing.projected() == (pytest.approx(5), pytest.approx(100))

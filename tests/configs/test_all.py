@@ -25,6 +25,8 @@ KIND = (
     "MODEL.MASK_ON",
     "MODEL.FPN.IN_FEATURES",
     "MODEL.PROPOSAL_GENERATOR.NAME",
+    "MODEL.RPN.IN_FEATURES",
+    "MODEL.ROI_HEADS.IN_FEATURES",
     "MODEL.ROI_HEADS.NAME",
     "MODEL.ROI_BOX_HEAD.NAME",
     "MODEL.ROI_MASK_HEAD.NAME",
@@ -106,7 +108,12 @@ def sample(cfg):
     labels[HEIGHT // 2 :] = 1
     labels[:8] = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
     image = torch.randint(0, 255, (3, HEIGHT, WIDTH), dtype=torch.uint8)
-    return {"image": image, "height": HEIGHT, "width": WIDTH, "instances": instances, "sem_seg": labels}
+    sample = {"image": image, "height": HEIGHT, "width": WIDTH, "instances": instances, "sem_seg": labels}
+    if cfg.MODEL.LOAD_PROPOSALS:
+        near = torch.cat([boxes + 3, boxes - 8, boxes.flip(0) * 0.9]).clamp(min=0)
+        proposals = Instances((HEIGHT, WIDTH), proposal_boxes=Boxes(near), objectness_logits=torch.arange(6.0))
+        sample["proposals"] = proposals
+    return sample
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -120,8 +127,9 @@ def test_resolves_and_builds(name):
     assert "OUTPUT_DIR" not in text and "/home/" not in text
 
 
-def run_forward_and_backward(name, device="cpu", dtype=torch.float32):
+def run_forward_and_backward(name, device="cpu", dtype=torch.float32, overrides=()):
     cfg = small(name)
+    cfg.merge_from_list(list(overrides))
     cfg.MODEL.DEVICE = device
     model = build_model(cfg).train()
     samples = [sample(cfg) for _ in range(2)]
@@ -140,7 +148,9 @@ def run_forward_and_backward(name, device="cpu", dtype=torch.float32):
         assert output["sem_seg"].shape == (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, HEIGHT, WIDTH)
     if "instances" in output:
         assert output["instances"].image_size == (HEIGHT, WIDTH)
-    assert set(output) & {"sem_seg", "instances"}
+    if "proposals" in output:
+        assert output["proposals"].image_size == (HEIGHT, WIDTH) and len(output["proposals"]) > 0
+    assert set(output) & {"sem_seg", "instances", "proposals"}
 
 
 @pytest.mark.parametrize("name", representatives())
@@ -158,4 +168,11 @@ def test_runs_forward_and_backward_on_cuda(name, dtype):
 
 def test_there_is_a_representative_of_every_host():
     hosts = {resolve(name).MODEL.META_ARCHITECTURE for name in representatives()}
-    assert hosts >= {"GeneralizedRCNN", "RetinaNet", "PanopticFPN", "PanopticFCN", "SemanticSegmentor"}
+    assert hosts >= {
+        "GeneralizedRCNN",
+        "ProposalNetwork",
+        "RetinaNet",
+        "PanopticFPN",
+        "PanopticFCN",
+        "SemanticSegmentor",
+    }

@@ -53,6 +53,19 @@ def test_one_kind_one_evaluator(dataset, tmp_path):
     assert isinstance(build_evaluator(cfg, semantic, str(tmp_path)).evaluators["sem_seg"], SemSegEvaluator)
 
 
+def test_a_network_that_only_proposes_is_scored_by_recall(dataset, tmp_path):
+    cfg = load_config("", ["MODEL.META_ARCHITECTURE", "ProposalNetwork"])
+    assert kinds(build_evaluator(cfg, dataset("coco"), str(tmp_path))) == {"proposals": "BoxProposalEvaluator"}
+    cfg.TEST.BACKEND = "official"
+    assert kinds(build_evaluator(cfg, dataset("coco"), str(tmp_path))) == {"proposals": "COCOEvaluator"}
+    cfg.TEST.PROPOSAL_RECALL = False
+    evaluator = build_evaluator(cfg, dataset("coco"), str(tmp_path))
+    assert kinds(evaluator) == {"proposals": "BoxProposalEvaluator"}
+    evaluator.reset()
+    evaluator.process([{"image_id": 1}], [{"proposals": None}])
+    assert evaluator.evaluate() == {"box_proposals": {}}
+
+
 def test_panoptic_data_are_scored_in_all_ways(dataset, tmp_path):
     cfg = load_config()
     full = build_evaluator(cfg, dataset("coco_panoptic_seg", sem_seg_file_name="a.png"), str(tmp_path))

@@ -16,6 +16,7 @@ from fapn_d2.evaluation.cityscapes.instance import CityscapesInstanceEvaluator
 from fapn_d2.evaluation.cityscapes.semantic import CityscapesSemSegEvaluator
 from fapn_d2.evaluation.coco import FastCOCOEvaluator
 from fapn_d2.evaluation.panoptic import PanopticEvaluator
+from fapn_d2.evaluation.proposals import BoxProposalEvaluator
 from fapn_d2.evaluation.sem_seg import SemSegEvaluator
 from tests.datasets.programs import run
 from tests.toys.cityscapes import make_tree
@@ -67,7 +68,14 @@ def prediction(number: int) -> dict:
         scores=torch.rand(len(present), generator=generator),
     )
     segments = [{"id": i, "category_id": 10 + i, "isthing": True} for i in present]
-    return {"sem_seg": scores, "panoptic_seg": (ids, segments), "boxes": instances, "objects": objects}
+    proposals = Instances(SIZE, proposal_boxes=instances.pred_boxes, objectness_logits=instances.scores)
+    return {
+        "proposals": proposals,
+        "sem_seg": scores,
+        "panoptic_seg": (ids, segments),
+        "boxes": instances,
+        "objects": objects,
+    }
 
 
 def evaluators(out: Path) -> dict[str, tuple[DatasetEvaluator, dict[str, str]]]:
@@ -78,6 +86,7 @@ def evaluators(out: Path) -> dict[str, tuple[DatasetEvaluator, dict[str, str]]]:
         "instances": (CityscapesInstanceEvaluator(NAME), {"instances": "objects"}),
         "panoptic": (PanopticEvaluator(NAME, str(out)), {"panoptic_seg": "panoptic_seg"}),
         "coco": (FastCOCOEvaluator(f"{NAME}_boxes"), {"instances": "boxes"}),
+        "proposals": (BoxProposalEvaluator(f"{NAME}_boxes"), {"proposals": "proposals"}),
     }
 
 
@@ -91,7 +100,7 @@ def score(root: str, rounds: dict[str, list[list[int]]]) -> None:
             evaluator.reset()
             for number in shares[comm.get_rank()]:
                 key = "_".join(Path(records[number]["file_name"]).name.split("_")[:3])
-                inputs = {**records[number], "image_id": number if name == "coco" else key}
+                inputs = {**records[number], "image_id": number if name in ("coco", "proposals") else key}
                 given = prediction(number)
                 evaluator.process([inputs], [{ours: given[theirs] for ours, theirs in outputs.items()}])
             results[name] = evaluator.evaluate()
@@ -132,6 +141,7 @@ def test_two_processes_score_as_one(tmp_path):
         ("instances", "segm", "AP"),
         ("panoptic", "panoptic_seg", "SQ"),
         ("coco", "bbox", "AP50"),
+        ("proposals", "box_proposals", "AR@100"),
     ):
         assert expected[name][task][key] >= 0, name
     for title in rounds:

@@ -1,0 +1,94 @@
+"""FPN's own experiments: anchors as the paper prints them, sizes of networks, recipes, rows made by overrides."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_model
+from detectron2.modeling.anchor_generator import build_anchor_generator
+
+from fapn_d2.config.loading import load_config
+from fapn_d2.reproduction.ledger import CONFIGS, find_row, load_ledger
+
+from .test_all import run_forward_and_backward
+
+LEDGER = load_ledger(CONFIGS / "fpn" / "tables.yaml")
+STRIDES = {"res4": 16, "res5": 32, "p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
+# Table 1, column "#anchors", and what it rounds for an image of 800x1000 pixels
+ANCHORS = {
+    "fpn.t1.a_c4": (47, 47_250),
+    "fpn.t1.b_c5": (12, 12_000),
+    "fpn.t1.c_fpn": (200, 199_974),
+    "fpn.t1.d_bottom_up": (200, 199_974),
+    "fpn.t1.e_no_lateral": (200, 199_974),
+    "fpn.t1.f_finest": (750, 750_000),
+}
+
+
+def config(row_id, *opts):
+    return find_row([LEDGER], row_id).network.load(opts)
+
+
+@pytest.mark.parametrize("row_id", ANCHORS)
+def test_anchors_are_as_many_as_printed(row_id):
+    printed, expected = ANCHORS[row_id]
+    cfg = config(row_id)
+    shapes = [ShapeSpec(channels=1, stride=STRIDES[name]) for name in cfg.MODEL.RPN.IN_FEATURES]
+    maps = [torch.zeros(1, 1, math.ceil(800 / s.stride), math.ceil(1000 / s.stride)) for s in shapes]
+    anchors = build_anchor_generator(cfg, shapes)(maps)
+    count = sum(len(level) for level in anchors)
+    assert count == expected and round(count / 1000) == printed
+    # areas of 32^2 to 512^2 pixels at ratios 1:2, 1:1, 2:1 (Section 4.1)
+    assert sorted({round(level.area()[i].sqrt().item()) for level in anchors for i in range(15 // len(maps))}) == [
+        *(32, 64, 128, 256, 512)
+    ]
+    box = anchors[0].tensor[0]
+    assert (box[3] - box[1]) / (box[2] - box[0]) == pytest.approx(0.5)
+
+
+HEADS = {"fpn.t1.a_c4": 9_515_083, "fpn.t1.b_c5": 37_904_459, "fpn.t1.c_fpn": 593_935, "fpn.t1.f_finest": 609_355}
+
+
+@pytest.mark.parametrize("row_id", HEADS)
+def test_sizes_of_rpn_heads(row_id):
+    with torch.device("meta"):
+        model = build_model(config(row_id, "MODEL.DEVICE", "meta"))
+    assert sum(p.numel() for p in model.proposal_generator.parameters()) == HEADS[row_id]
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    assert frozen == 222_400  # the stem and res2
+
+
+def test_size_of_the_rpn_of_r101():
+    path = CONFIGS / "fpn" / "rpn_R_101_FPN_40k.yaml"
+    with torch.device("meta"):
+        model = build_model(load_config(str(path), ["MODEL.DEVICE", "meta"]))
+    assert sum(p.numel() for p in model.parameters()) == 46_333_135
+
+
+@pytest.mark.parametrize("row_id", ANCHORS)
+def test_recipe_of_table_1(row_id):
+    cfg = config(row_id)
+    solver, rpn = cfg.SOLVER, cfg.MODEL.RPN
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MOMENTUM, solver.WEIGHT_DECAY) == (16, 0.02, 0.9, 0.0001)
+    assert (list(solver.STEPS), solver.MAX_ITER, solver.GAMMA) == ([30_000], 40_000, 0.1)
+    assert (rpn.BATCH_SIZE_PER_IMAGE, rpn.POSITIVE_FRACTION, list(rpn.IOU_THRESHOLDS)) == (256, 0.5, [0.3, 0.7])
+    assert (rpn.BOUNDARY_THRESH, rpn.NMS_THRESH, rpn.POST_NMS_TOPK_TEST) == (-1, 0.7, 1000)
+    assert (list(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MIN_SIZE_TEST) == ([800], 800)
+    assert (cfg.MODEL.META_ARCHITECTURE, cfg.INPUT.FORMAT, cfg.MODEL.BACKBONE.FREEZE_AT) == (
+        "ProposalNetwork",
+        "BGR",
+        2,
+    )
+
+
+# Rows that no config file holds as it is: test_all runs the others.
+OVERRIDES = {row.id: row.network for row in LEDGER.rows if "" in row.networks and row.network.overrides}
+
+
+@pytest.mark.parametrize("row_id", OVERRIDES)
+def test_rows_made_by_overrides_run_forward_and_backward(row_id):
+    network = OVERRIDES[row_id]
+    name = str(Path(network.config).relative_to(CONFIGS))
+    run_forward_and_backward(name, overrides=network.options())
