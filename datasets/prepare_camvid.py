@@ -16,11 +16,11 @@ checks all files at the end.
 """
 
 import argparse
-import os
 import re
 import shutil
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,8 @@ from tqdm import tqdm
 from fapn_d2.data.datasets.camvid import CLASSES, IGNORE_LABEL
 from fapn_d2.data.datasets.catalog import data_root
 from fapn_d2.data.datasets.image_label_pairs import pair_files
-from fapn_d2.messages import some
+from fapn_d2.files import write_atomically
+from fapn_d2.messages import some, user_errors_as_messages
 
 SPLITS = ("train", "val", "test")
 SIZE = (480, 360)  # (W, H)
@@ -121,9 +122,7 @@ def to_classes(colors: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    unfinished = path.with_name(path.name + ".unfinished")
-    image.save(unfinished, format="PNG")
-    os.replace(unfinished, path)
+    write_atomically(path, lambda written: image.save(written, format="PNG"), flush=False)
 
 
 def convert(images: Path, labels: Path, output: Path, splits: dict[str, str] | None) -> None:
@@ -155,9 +154,8 @@ def copy(source: Path, output: Path) -> None:
         for pair in tqdm(pairs, desc=f"copying CamVid ({split})", unit="frame"):
             for file, folder in zip(pair, (split, f"{split}annot")):
                 if not (target := output / folder / file.name).exists():
-                    unfinished = target.with_name(target.name + ".unfinished")
-                    shutil.copyfile(file, unfinished)
-                    os.replace(unfinished, target)
+                    with open(file, "rb") as source_file:
+                        write_atomically(target, partial(shutil.copyfileobj, source_file), flush=False)
 
 
 def verify(output: Path) -> Counter:
@@ -209,7 +207,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--lists", type=Path, help="folder with train.txt, val.txt, test.txt; original release only")
     args = parser.parse_args(arguments)
     output = args.output or Path(data_root()) / "camvid"
-    try:
+    with user_errors_as_messages():
         found = find(args.source)
         if args.lists and "copy" in found:
             raise ValueError("--lists has no effect on the SegNet tutorial's copy, which is split already")
@@ -222,8 +220,6 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             convert(found["images"], found["labels"], output, splits)
         numbers = verify(output)
-    except (FileNotFoundError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
     print(f"{output}: " + ", ".join(f"{numbers[s]} frames for {s}" for s in SPLITS))
 
 

@@ -12,7 +12,6 @@ which equal the results of createTrainIdLabelImgs and createPanopticImgs of city
 stopped and started again, and checks all written files at the end.
 """
 
-import json
 import os
 from pathlib import Path
 
@@ -31,6 +30,8 @@ from fapn_d2.data.datasets.cityscapes import (
 from fapn_d2.data.datasets.conversion import LabelFile, in_parallel, verify_labels, write_labels
 from fapn_d2.data.datasets.image_label_pairs import pair_files
 from fapn_d2.data.datasets.program import parser, run_program
+from fapn_d2.data.panoptic_png import rgb2id
+from fapn_d2.files import write_json
 
 SPLITS = ("train", "val")
 _INSTANCES, _PICTURE = "_gtFine_instanceIds.png", "_leftImg8bit.png"
@@ -77,10 +78,8 @@ def panoptic(root: Path, split: str, workers: int) -> int:
         for file, (w, h) in zip(files, checked)
     ]
     target = folder.with_suffix(".json")
-    unfinished = target.with_name(target.name + ".unfinished")
     content = {"images": images, "annotations": annotations, "categories": panoptic_categories()}
-    unfinished.write_text(json.dumps(content, sort_keys=True, indent=4))
-    os.replace(unfinished, target)
+    write_json(target, content, sort_keys=True, indent=4)
     return len(files)
 
 
@@ -88,8 +87,8 @@ def check_segments(item: tuple[LabelFile, dict]) -> str | tuple[int, int]:
     """(W, H) of a panoptic image if its segments and their areas equal its annotation, else the problem."""
     file, annotation = item
     try:
-        colors = np.asarray(Image.open(file.target)).astype(np.int64)
-        ids, areas = np.unique(colors @ np.array([1, 256, 65536]), return_counts=True)
+        colors = np.asarray(Image.open(file.target))
+        ids, areas = np.unique(rgb2id(colors), return_counts=True)
     except (OSError, ValueError) as error:
         return f"{file.target}: {error}"
     found = dict(zip(ids.tolist(), areas.tolist()))

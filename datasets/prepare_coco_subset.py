@@ -9,11 +9,12 @@ of at least min-side squared. configs/quickstart/mask_rcnn_FaPN_coco_overfit.yam
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 from fapn_d2.data.datasets.catalog import data_root
 from fapn_d2.data.datasets.coco_subset import annotation_file, select
+from fapn_d2.files import write_json
+from fapn_d2.messages import user_errors_as_messages
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -31,15 +32,11 @@ def main(arguments: list[str] | None = None) -> None:
     root = args.root or Path(data_root()) / "coco"
     source = root / "annotations" / f"instances_{args.split}.json"
     target = root / Path(annotation_file(args.split, args.number)).relative_to("coco")
-    if not source.is_file():
-        raise SystemExit(f"error: {source} is absent; datasets/README.md shows where COCO is expected")
-    try:
+    with user_errors_as_messages(also=(OSError,)):
+        if not source.is_file():
+            raise FileNotFoundError(f"{source} is absent; datasets/README.md shows where COCO is expected")
         subset = select(json.loads(source.read_text()), args.number, min_side=args.min_side)
-        unfinished = target.with_name(target.name + ".unfinished")
-        unfinished.write_text(json.dumps(subset))
-        os.replace(unfinished, target)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
+        write_json(target, subset, indent=None)
     print(f"{target}: {len(subset['images'])} images with {len(subset['annotations'])} objects")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from fapn_d2.data import generate_shapes
 from fapn_d2.data.datasets.catalog import data_root
 from fapn_d2.data.datasets.shapes.spec import DEFAULT_SIZE, DEFAULT_SPLITS
+from fapn_d2.messages import user_errors_as_messages
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -20,10 +21,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     output = args.output or Path(data_root()) / "shapes"
-    try:
+    with user_errors_as_messages(also=(OSError,)):
         generate_shapes(output, splits={"train": args.train, "val": args.val}, size=tuple(args.size), seed=args.seed)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
     print(
         f"{output}: {args.train} images for train, {args.val} for val, {args.size[0]} x {args.size[1]} pixels (H x W)"
     )

@@ -7,20 +7,28 @@ from collections.abc import Callable
 from typing import IO, Any
 
 
-def write_atomically(path: str, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write beside ``path``, flush to the disk, then rename: readers see the old content or the new, never a part."""
-    temporary = f"{path}.tmp"
+def write_atomically(path: str | os.PathLike, write: Callable[[IO[bytes]], Any], *, flush: bool = True) -> None:
+    """Write a file beside ``path``, then rename it to ``path``. Several processes may do so at once.
+
+    Args:
+        path: the file to write; its folder exists.
+        write: called with a binary file.
+        flush: wait until the content is on the disk, so that it survives a power failure. False is faster for many
+            small files that can be made again.
+
+    Raises:
+        OSError: the file cannot be written; an earlier file at ``path`` is unchanged.
+    """
+    temporary = f"{path}.{os.getpid()}.tmp"
     try:
         with open(temporary, "wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        if flush:
+            _flush_folder(os.path.dirname(path) or ".")
     except BaseException as error:
         if os.path.exists(temporary):
             os.remove(temporary)
@@ -29,16 +37,29 @@ def write_atomically(path: str, write: Callable[[IO[bytes]], Any]) -> None:
         raise
 
 
-def write_json(path: str, content: Any, *, indent: int | None = 1) -> None:
+def write_text_atomically(path: str | os.PathLike, text: str) -> None:
+    """:func:`write_atomically` for a text, in UTF-8."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: str | os.PathLike, content: Any, *, indent: int | None = 1, sort_keys: bool = False) -> None:
     """Write valid JSON atomically: numbers that JSON lacks (NaN, infinities) become null.
 
     Args:
         path: of the file.
         content: dicts, lists, text and numbers, NumPy's too.
-        indent: of nested values.
+        indent: of nested values; None writes one line.
+        sort_keys: write the keys of each dict in alphabetical order.
     """
-    text = json.dumps(_valid(content), indent=indent, allow_nan=False)
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text_atomically(path, json.dumps(_valid(content), indent=indent, sort_keys=sort_keys, allow_nan=False))
+
+
+def _flush_folder(path: str) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _valid(value: Any) -> Any:

@@ -20,20 +20,29 @@ USER_ERRORS = (ValueError, FileNotFoundError)
 
 
 @contextlib.contextmanager
-def user_errors_as_messages(*, debug: bool = False) -> Iterator[None]:
+def user_errors_as_messages(*, debug: bool | None = None, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """End with one message and code 2, instead of a traceback, at errors that the user can fix.
 
     Args:
-        debug: let the exception pass, with its traceback.
+        debug: let the exception pass, with its traceback. None: the command has no ``--debug``; FAPN_DEBUG=1 in the
+            environment does the same for all commands.
+        also: types of errors that the user can fix here, besides :data:`USER_ERRORS`.
+
+    Raises:
+        SystemExit: with code 2; its text is the message.
     """
     try:
         yield
-    except USER_ERRORS as error:
+    except (*USER_ERRORS, *also) as error:
         if debug or os.environ.get("FAPN_DEBUG", "0") != "0":
             raise
         who = f" (rank {comm.get_rank()})" if comm.get_world_size() > 1 else ""
-        print(f"error{who}: {message_of(error)}\n(--debug shows where it comes from)", file=sys.stderr, flush=True)
-        raise SystemExit(EXIT_USER_ERROR) from error
+        message = f"error{who}: {message_of(error)}"
+        option = "FAPN_DEBUG=1" if debug is None else "--debug"
+        print(f"{message}\n({option} shows where it comes from)", file=sys.stderr, flush=True)
+        end = SystemExit(message)
+        end.code = EXIT_USER_ERROR
+        raise end from error
 
 
 def message_of(error: BaseException) -> str:

@@ -20,7 +20,6 @@ examples:
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -33,6 +32,7 @@ from fapn_d2.benchmark.options import DTYPES, PASSES, TIMED, Options
 from fapn_d2.benchmark.speed import DEFAULTS as SPEED_SIZES
 from fapn_d2.benchmark.speed import speed_comparisons
 from fapn_d2.benchmark.tables import speed_table, table, write_json
+from fapn_d2.config.loading import CONFIGS
 from fapn_d2.engine.provenance import describe_machine
 from fapn_d2.messages import user_errors_as_messages
 
@@ -44,7 +44,6 @@ SUITES = {
     "speed": speed_comparisons,
     "sweep": sweep_comparisons,
 }
-CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "fapn"
 MASK_RCNN = ("mask_rcnn_R_50_FPN_1x.yaml", "mask_rcnn_R_50_FaPN_1x.yaml")
 SEMANTIC = ("semantic_R_18_FPN_camvid.yaml", "semantic_R_18_FaPN_camvid.yaml")
 #: Configs compared where none are named, and the same for --quick.
@@ -117,7 +116,7 @@ def options_from(args: argparse.Namespace) -> Options:
     if args.quick:
         default_images = ((192, 256),)
     groups = QUICK_GROUPS if args.quick else GROUPS
-    configs = args.configs or [[str(CONFIGS / name) for name in group] for group in groups.get(args.suite, ())]
+    configs = args.configs or [[str(CONFIGS / "fapn" / name) for name in group] for group in groups.get(args.suite, ())]
     return Options(
         device=device,
         images=tuple(args.images or default_images),

@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor
 
+from ..files import write_atomically
 from ..messages import some
 from .keys.augfpn import augfpn_state_to_official, augfpn_state_to_ours
 from .keys.fapn import fapn_state_to_official, fapn_state_to_ours
@@ -141,9 +142,7 @@ def convert_file(source: str, target: str, *, paper: str, to: str, cfg: CfgNode 
     folder = os.path.dirname(target)
     if folder:
         os.makedirs(folder, exist_ok=True)
-    partial = f"{target}.partial"
-    torch.save({"model": conversion.weights}, partial)
-    os.replace(partial, target)
+    write_atomically(target, lambda file: torch.save({"model": conversion.weights}, file))
     return conversion
 
 

@@ -4,7 +4,6 @@ timm itself downloads and converts; what it loads is kept in the cache of iopath
 """
 
 import os
-import tempfile
 from collections.abc import Mapping
 
 import torch
@@ -13,6 +12,7 @@ from iopath.common.file_io import PathHandler, get_cache_dir
 from torch import nn
 
 from ..backbones.timm_backbone import TimmBackbone, feature_indices, import_timm
+from ..files import write_atomically
 
 PREFIX = "timm://"
 
@@ -52,13 +52,10 @@ def _pretrained(name: str) -> dict[str, torch.Tensor]:
 
 
 def _save(weights: dict[str, torch.Tensor], file: str) -> None:
-    """Write under another name first: other processes may be reading or writing the same file."""
     os.makedirs(os.path.dirname(file), exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(file))
-    with os.fdopen(handle, "wb") as stream:
-        # Detectron2's checkpointers then match names by their ends, whatever the network is part of.
-        torch.save({"model": weights, "__author__": "timm", "matching_heuristics": True}, stream)
-    os.replace(temporary, file)
+    # Detectron2's checkpointers then match names by their ends, whatever the network is part of.
+    content = {"model": weights, "__author__": "timm", "matching_heuristics": True}
+    write_atomically(file, lambda stream: torch.save(content, stream))
 
 
 def named_for(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:

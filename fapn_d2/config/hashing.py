@@ -1,4 +1,4 @@
-"""One short hash for a config: equal for runs that compute the same."""
+"""Hashes of a config: a short one, equal for runs that compute the same, and one of all keys."""
 
 import hashlib
 import json
@@ -58,6 +58,18 @@ def config_hash(cfg: CfgNode, *, without: Sequence[str] = (), pretraining: str =
 def training_hash(cfg: CfgNode, *, pretraining: str = "") -> str:
     """:func:`config_hash` without the keys that only scoring reads: the same for configs that train alike."""
     return config_hash(cfg, without=_SCORING, pretraining=pretraining)
+
+
+def full_config_hash(cfg: CfgNode) -> str:
+    """SHA-256 of all keys except OUTPUT_DIR and SEED, also those that do not change the result.
+
+    It names the exact config of a run in ``run.json``. Unlike :func:`config_hash`, it changes when the project gets a
+    new key.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.OUTPUT_DIR, cfg.SEED = "", 0
+    return hashlib.sha256(cfg.dump().encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,8 @@ from .keys import STRATEGY_KEYS, add_fapn_config
 logger = logging.getLogger(__name__)
 
 BASE_KEY = "_BASE_"
+#: The folder of this project's configs.
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 _STRATEGIES = {f"MODEL.NECK.{key}" for key in STRATEGY_KEYS}
 
 
@@ -101,7 +103,7 @@ def _read_yaml(path: str, needed_by: str) -> dict:
 
 def _near_files(path: str, n: int = 3) -> list[str]:
     """YAML files with a similar name: in the folder of ``path``, in ``configs`` here and of the checkout."""
-    folders = {Path(path).parent, Path("configs"), Path(__file__).resolve().parents[2] / "configs"}
+    folders = {Path(path).parent, Path("configs"), CONFIGS}
     files = {p.resolve() for folder in folders if folder.is_dir() for p in folder.rglob("*.yaml")}
     wanted = Path(path).name
     ranked = sorted(files, key=lambda p: -difflib.SequenceMatcher(None, p.name, wanted).ratio())

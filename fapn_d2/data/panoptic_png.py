@@ -25,7 +25,7 @@ def read_segment_ids(path: str) -> np.ndarray:
 
 def write_segment_ids(path: str, ids: np.ndarray) -> None:
     """The reverse of :func:`read_segment_ids`."""
-    Image.fromarray(np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)).save(path)
+    Image.fromarray(id2rgb(ids)).save(path)
 
 
 def rgb2id(rgb: np.ndarray) -> np.ndarray:
@@ -34,4 +34,5 @@ def rgb2id(rgb: np.ndarray) -> np.ndarray:
 
 
 def id2rgb(ids: np.ndarray) -> np.ndarray:
+    """The reverse of :func:`rgb2id`: (H, W) whole numbers -> (H, W, 3) uint8."""
     return np.stack([ids % 256, ids // 256 % 256, ids // 256**2], -1).astype(np.uint8)

@@ -20,7 +20,7 @@ from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
-from ..config.loading import load_config
+from ..config.loading import CONFIGS, load_config
 from ..engine.provenance import describe_run
 from ..engine.trainer import Trainer
 from ..inference.trained import use_available_device
@@ -31,7 +31,6 @@ TWINS = {
     "FPN": "quickstart/panoptic_FPN_shapes.yaml",
     "FaPN": "quickstart/panoptic_FaPN_shapes.yaml",
 }
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 #: Column -> (task, metric) in the evaluators' results.
 SCORES = {
     "box AP": ("bbox", "AP"),

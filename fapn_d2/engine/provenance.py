@@ -1,6 +1,5 @@
 """What a run was: command, commit, config hash, versions and device."""
 
-import hashlib
 import os
 import platform
 import shlex
@@ -16,23 +15,20 @@ import torchvision
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from ..config.hashing import full_config_hash
 from ..version import __version__
 
 
 def describe_run(cfg: CfgNode, config_file: str) -> dict:
     """What is needed to repeat a run: command, config and its hash, commit, seed, versions, device, time."""
-    ours = cfg.clone()
-    ours.defrost()
-    ours.OUTPUT_DIR, ours.SEED = "", 0  # runs that differ by place and seed alone have one hash
-    on_cuda = cfg.MODEL.DEVICE.startswith("cuda")
     return {
         "command": shlex.join(sys.argv),
         "config_file": config_file,
-        "config_sha256": hashlib.sha256(ours.dump().encode()).hexdigest(),
+        "config_sha256": full_config_hash(cfg),
         "commit": git_commit(),
         "seed": cfg.SEED,
         "processes": comm.get_world_size(),
-        "device": torch.cuda.get_device_name() if on_cuda else platform.processor() or platform.machine(),
+        "device": device_name(torch.device(cfg.MODEL.DEVICE)),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": {
             "fapn_d2": __version__,
@@ -61,7 +57,7 @@ PACKAGES = ("torch", "torchvision", "triton", "numpy")
 def describe_machine(device: torch.device) -> dict[str, object]:
     """Device, versions, threads and the command: what must be known to compare two tables."""
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "command": " ".join(["tools/benchmark.py", *sys.argv[1:]]),
         "commit": git_commit(),
@@ -79,7 +75,10 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _processor() -> str:
+def device_name(device: torch.device) -> str:
+    """Name of the GPU, or of the processor for "cpu"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

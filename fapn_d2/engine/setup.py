@@ -1,7 +1,6 @@
 """Command line, logging and the record of what a run was."""
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from ..config.loading import load_config
+from ..files import write_json, write_text_atomically
 from ..inference.box_augmentation import check_augmentation
 from ..inference.semantic import check_inference
 from ..inference.trained import use_available_device
@@ -92,9 +92,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
         logger.info("Command: %s", record["command"])
         logger.info("Commit %s, seed %d, versions %s", record["commit"], record["seed"], record["versions"])
         folder = Path(cfg.OUTPUT_DIR)
-        (folder / "config.yaml").write_text(cfg.dump())
-        (folder / "environment.txt").write_text(collect_env_info())
-        (folder / "run.json").write_text(json.dumps(record, indent=1))
+        write_text_atomically(folder / "config.yaml", cfg.dump())
+        write_text_atomically(folder / "environment.txt", collect_env_info())
+        write_json(folder / "run.json", record)
         logger.info("The full config, the environment and run.json are in %s", folder)
     return cfg
 

@@ -44,7 +44,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-from ..config.loading import load_config
+from ..config.loading import CONFIGS, load_config
 from ..messages import nearest
 from .complexity import CONVENTIONS
 from .ledger_fields import (
@@ -61,7 +61,6 @@ from .ledger_fields import (
 )
 from .metrics import PLACES
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 LEDGER_NAME = "tables.yaml"
 #: What a row is reproduced by; it has exactly one of them.
 _WAYS = ("config", "networks", "pending")

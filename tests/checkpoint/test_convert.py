@@ -168,7 +168,7 @@ def test_files_that_are_refused(tmp_path, capsys):
         convert_file(source, target, paper="fapn", to="ours")
     with pytest.raises(ValueError, match=r"out\.onnx must end with \.pth"):
         convert_file(source, str(tmp_path / "out.onnx"), paper="fapn", to="ours")
-    assert Path(target).stat().st_size == 0 and not list(tmp_path.glob("*.partial"))
+    assert Path(target).stat().st_size == 0 and not list(tmp_path.glob("*.tmp"))
 
 
 ROUND_TRIPS = {

@@ -4,10 +4,10 @@ Detectron2 registers ``coco_2017_{train,val}_panoptic_separated``. ``datasets/pr
 images that these need from the panoptic PNGs: 0 = any thing, 1..53 = stuff, 255 = unlabelled.
 """
 
-import cv2
 import numpy as np
 from detectron2.data import MetadataCatalog
 
+from ..panoptic_png import read_segment_ids
 from .conversion import LabelFile
 
 FOLDER = "coco"
@@ -27,11 +27,7 @@ def convert(file: LabelFile) -> np.ndarray:
     Raises:
         ValueError: the PNG cannot be read, or a segment of its annotation is not in it.
     """
-    image = cv2.imread(str(file.source), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError("it is no image that can be read")
-    blue, green, red = (image[..., channel].astype(np.int64) for channel in range(3))
-    ids = red + 256 * green + 65536 * blue
+    ids = read_segment_ids(str(file.source))
     table = np.full(int(max(ids.max(), *file.extra, 0)) + 1, IGNORE_LABEL, np.uint8)
     table[list(file.extra)] = list(file.extra.values())
     absent = set(file.extra) - set(np.unique(ids).tolist())

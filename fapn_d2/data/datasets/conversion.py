@@ -3,7 +3,6 @@
 The functions show a progress bar, continue after an interruption, and check the written images at the end.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ...files import write_atomically
 from ...messages import some
 from ..reading import read_labels
 
@@ -46,9 +46,7 @@ def in_parallel(function: Callable, items: Sequence, *, description: str, worker
 
 def write_png(path: Path, array: np.ndarray) -> None:
     """Save a PNG so that the file is either complete or does not exist."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    Image.fromarray(array).save(unfinished, format="PNG")
-    os.replace(unfinished, path)
+    write_atomically(path, lambda file: Image.fromarray(array).save(file, format="PNG"), flush=False)
 
 
 def write_labels(

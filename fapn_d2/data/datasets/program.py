@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from ...messages import user_errors_as_messages
 from .catalog import data_root
 
 
@@ -38,9 +39,7 @@ def run_program(made: argparse.ArgumentParser, main: Callable, arguments: Sequen
     """
     args = made.parse_args(arguments)
     root = args.root or Path(data_root()) / args.folder
-    try:
+    with user_errors_as_messages():
         if not root.is_dir():
             raise FileNotFoundError(f"folder {root} is absent; unpack the download there, or give its place by --root")
         print(f"{root}: {main(root, args)}")
-    except (FileNotFoundError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
