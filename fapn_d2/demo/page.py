@@ -96,8 +96,9 @@ def write_report(twins: Sequence[Twin], path: str | Path, *, seconds: float, com
     base, ours = twins[0], twins[-1]
     page = Page(
         f"{ours.name} and {base.name}, trained alike",
-        f"A panoptic {ours.name} and its {base.name} twin, from scratch for {base.cfg.SOLVER.MAX_ITER} iterations on "
-        "generated shapes: same seed, data, schedule and heads. Only the neck differs.",
+        f"Panoptic networks with {ours.name} and {base.name}, trained from scratch for "
+        f"{base.cfg.SOLVER.MAX_ITER} iterations on generated shapes. "
+        "Seed, data, schedule and heads are the same. Only the neck differs.",
     )
     page.section("Scores", score_text(twins))
     page.table(HEADER, [t.row() for t in twins], best=BETTER)

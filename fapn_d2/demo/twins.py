@@ -1,4 +1,7 @@
-"""Training, scoring and timing a panoptic FaPN and its FPN twin in the same way: what ``make demo`` runs."""
+"""Training, scoring and timing two panoptic networks that differ only in the neck: what ``make demo`` runs.
+
+The two networks are called twins here.
+"""
 
 import contextlib
 import json

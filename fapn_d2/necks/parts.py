@@ -88,7 +88,7 @@ class Align(Part):
     """ALIGN: ``forward(fine (N,D,H,W), coarse (N,D,h,w))`` -> (N,D,H,W), the coarse map aligned to the fine one."""
 
     #: Whether ``forward`` reads the values of the fine map. False: it reads the size only, so it also works where there
-    #: is no lateral map (MERGE "topdown_only").
+    #: is not a lateral map (MERGE "topdown_only").
     needs_fine_features = True
     #: Whether ``align(fused, fused)`` aligns a fused map by itself, as MERGE "fuse_then_align" calls it.
     fused_input = False

@@ -31,7 +31,7 @@ class Block:
 
 
 def report(ledgers: Sequence[Ledger], records: Sequence[Record]) -> list[Block]:
-    """A block for each table, and one for the runs that are no row's."""
+    """A block for each table, and one for the runs that belong to no row."""
     blocks, used = [], set()
     for ledger in ledgers:
         for table in dict.fromkeys(row.table for row in ledger.rows):

@@ -53,7 +53,7 @@ def test_public_weights_fill_the_network(name):
     }
     weights = imagenet_state_to_ours(state | {"fc.weight": torch.zeros(1)})
     assert {key for key in network.state_dict() if not key.endswith("num_batches_tracked")} == weights.keys()
-    with pytest.raises(ValueError, match=r"'stage9.0.conv1.weight' is no parameter of DF"):
+    with pytest.raises(ValueError, match=r"'stage9.0.conv1.weight' is not a parameter of DF"):
         imagenet_state_to_ours(state | {"stage9.0.conv1.weight": torch.zeros(1)})
 
 

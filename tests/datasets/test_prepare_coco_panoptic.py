@@ -88,5 +88,5 @@ def test_what_is_wrong_is_named(download):
     with pytest.raises(SystemExit, match=rf"{LABEL} cannot be converted: .*segment 256 of its annotation is not in it"):
         run("prepare_coco_panoptic", download, "--splits", "val2017")
     (download / "panoptic_val2017" / LABEL).write_text("no image")
-    with pytest.raises(SystemExit, match="no image that can be read"):
+    with pytest.raises(SystemExit, match="not an image that can be read"):
         run("prepare_coco_panoptic", download, "--splits", "val2017")

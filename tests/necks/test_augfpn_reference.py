@@ -119,7 +119,7 @@ def test_combines_with_other_alignments(align):
 
 
 def test_foreign_names_are_refused():
-    with pytest.raises(ValueError, match=r"'neck\.bn\.weight' is no parameter of the official AugFPN detectors"):
+    with pytest.raises(ValueError, match=r"'neck\.bn\.weight' is not a parameter of the official AugFPN detectors"):
         augfpn_state_to_ours({"neck.bn.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"'backbone\.other\.weight' has no counterpart"):
         augfpn_state_to_official({"backbone.other.weight": torch.zeros(1)})

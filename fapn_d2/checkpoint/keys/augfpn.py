@@ -54,7 +54,7 @@ def augfpn_state_to_ours(state: Mapping[str, torch.Tensor]) -> dict[str, torch.T
             continue
         name, _, kind = key.rpartition(".")
         if name not in table:
-            raise ValueError(f"{key!r} is no parameter of the official AugFPN detectors")
+            raise ValueError(f"{key!r} is not a parameter of the official AugFPN detectors")
         converted[f"{table[name]}.{kind}"] = _background_last(name, value)
     return converted
 

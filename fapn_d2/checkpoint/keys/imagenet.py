@@ -45,7 +45,7 @@ _PART_TO_PUBLIC = {ours: public for public, ours in _PART_TO_OURS.items()}
 
 
 def resnet_key_to_ours(key: str) -> str:
-    """Public name -> ours, without a prefix; names that are no part of the network stay as they are."""
+    """Public name -> ours, without a prefix; names that are not part of the network stay as they are."""
     key = re.sub(r"^layer0\.0\.", "conv1.", key)
     key = re.sub(r"^layer0\.1\.", "bn1.", key)
     module, _, tensor = key.rpartition(".")
@@ -82,7 +82,7 @@ def imagenet_state_to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     network = public_network(state)
     if network is None:
-        raise ValueError("these are no ImageNet weights of a deep-stem ResNet, DF1 or DF2")
+        raise ValueError("these are not ImageNet weights of a deep-stem ResNet, DF1 or DF2")
     converted = {}
     for key, value in state.items():
         if key.startswith("fc.") or key.endswith("num_batches_tracked"):
@@ -90,6 +90,6 @@ def imagenet_state_to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         module, _, tensor = key.rpartition(".")
         ours = resnet_key_to_ours(key) if network == "ResNet" else f"{df_module_to_ours(module, network)}.{tensor}"
         if ours == key or ours.startswith("None."):
-            raise ValueError(f"{key!r} is no parameter of {network}")
+            raise ValueError(f"{key!r} is not a parameter of {network}")
         converted[ours] = value
     return converted

@@ -77,7 +77,7 @@ def _network(state: Mapping[str, Tensor], *, official: bool) -> str:
         if any(key.startswith(theirs if official else ours) for key in state):
             return name
     beginnings = ", ".join(entry[2 if official else 3] + "*" for entry in _NETWORKS.values())
-    raise ValueError(f"these are no weights of an SFNet on ResNet, DF1 or DF2: no name begins with {beginnings}")
+    raise ValueError(f"these are not weights of an SFNet on ResNet, DF1 or DF2: no name begins with {beginnings}")
 
 
 def _decoder(network: str) -> dict[str, str]:
@@ -116,7 +116,7 @@ def _converted(state: Mapping[str, Tensor], rename: Callable[[str], str | None],
         module, _, tensor = key.rpartition(".")
         renamed = rename(module)
         if renamed is None:
-            raise ValueError(f"{key!r} is no parameter {whose}")
+            raise ValueError(f"{key!r} is not a parameter {whose}")
         converted[f"{renamed}.{tensor}"] = value
     return converted
 

@@ -58,7 +58,7 @@ class _Text:
         return True
 
     def peek(self) -> str:
-        """The next character that is no space; "" at the end."""
+        """The next character that is not a space; "" at the end."""
         while True:
             while self.position < len(self._window):
                 if self._window[self.position] not in _SPACE:

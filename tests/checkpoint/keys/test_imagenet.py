@@ -38,5 +38,5 @@ def test_a_file_of_timms_deep_stem_fills_the_bottom_up(tmp_path, prefix):
 
 
 def test_other_weights_are_refused():
-    with pytest.raises(ValueError, match="no ImageNet weights of a deep-stem ResNet, DF1 or DF2"):
+    with pytest.raises(ValueError, match="not ImageNet weights of a deep-stem ResNet, DF1 or DF2"):
         imagenet_state_to_ours({"conv1.weight": torch.zeros(1)})

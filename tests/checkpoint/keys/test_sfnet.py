@@ -128,10 +128,10 @@ def test_official_state_fills_ours_and_comes_back(name):
 def test_names_that_are_not_the_networks():
     state = {key: torch.empty(0) for key in OFFICIAL["DF1"][0]()}
     for foreign in ("backbone.stage9.0.conv1.weight", "head.fpn_in.2.0.weight", "fc.weight"):
-        with pytest.raises(ValueError, match=f"{foreign}' is no parameter of the official SFNet"):
+        with pytest.raises(ValueError, match=f"{foreign}' is not a parameter of the official SFNet"):
             sfnet_state_to_ours(state | {foreign: torch.empty(0)})
     ours = sfnet_state_to_ours(state)
-    with pytest.raises(ValueError, match=r"head.aligns.p5.flow.weight' is no parameter of an SFNet with the official"):
+    with pytest.raises(ValueError, match=r"head.aligns.p5.flow.weight' is not a parameter of an SFNet with the"):
         sfnet_state_to_official(ours | {"sem_seg_head.aligns.p5.flow.weight": torch.empty(0)})
-    with pytest.raises(ValueError, match=r"no weights of an SFNet .*no name begins with layer0\.\*"):
+    with pytest.raises(ValueError, match=r"not weights of an SFNet .*no name begins with layer0\.\*"):
         sfnet_state_to_ours({"conv1.weight": torch.empty(0)})

@@ -331,7 +331,7 @@ def run_length_problem(code: dict) -> str | None:
     if text.size == 0:
         return "there are none"
     if text.min() < 0 or text.max() > 63 or text[-1] & 32:
-        return "they hold characters that are no run lengths, or are cut short"
+        return "they hold characters that are not run lengths, or are cut short"
     ends = np.flatnonzero((text & 32) == 0)
     starts = np.concatenate([[0], ends[:-1] + 1])
     digit = np.arange(text.size) - np.repeat(starts, ends - starts + 1)
