@@ -24,7 +24,7 @@ from pycocotools.coco import COCO
 from scipy import ndimage
 
 from ..data.panoptic_png import read_segment_ids
-from ..data.reading import read_label
+from ..data.reading import read_labels
 from ..evaluation.boundary_iou import PAPER_WIDTHS, BoundaryConfusion, boundary_rings
 from ..evaluation.cityscapes.counts import label_table
 from ..evaluation.cityscapes.official import semantic_scores
@@ -209,7 +209,7 @@ def _seconds(score: Callable[[list], object], items: Sequence, processes: int) -
 @functools.cache
 def _network_output(prediction: Path) -> torch.Tensor:
     """(19, H, W) scores whose maximum is the prediction of one scene; made once, because only scoring is timed."""
-    train_ids = torch.from_numpy(label_table().train_id[read_label(str(prediction))].astype(np.int64))
+    train_ids = torch.from_numpy(label_table().train_id[read_labels(str(prediction))].astype(np.int64))
     scores = torch.rand(19, *train_ids.shape, generator=torch.Generator().manual_seed(0))
     return scores.scatter_add_(0, train_ids[None], torch.ones(1, *train_ids.shape))
 
@@ -235,12 +235,12 @@ def _official_cityscapes(stems: list[Path]) -> tuple[dict, float]:
 def _score_boundary(stems: list[Path]) -> dict[str, float]:
     confusion = BoundaryConfusion(19, ignore_label=255)
     for stem in stems:
-        confusion.update(label_table().train_id[read_label(f"{stem}_pred.png")], _train_ids(stem))
+        confusion.update(label_table().train_id[read_labels(f"{stem}_pred.png")], _train_ids(stem))
     return confusion.scores()
 
 
 def _train_ids(stem: Path) -> np.ndarray:
-    return label_table().train_id[read_label(f"{stem}_gtFine_labelIds.png")]
+    return label_table().train_id[read_labels(f"{stem}_gtFine_labelIds.png")]
 
 
 def _rings_by_distance(labels: np.ndarray) -> np.ndarray:

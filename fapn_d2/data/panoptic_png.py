@@ -12,13 +12,13 @@ def read_segment_ids(path: str) -> np.ndarray:
 
     Raises:
         FileNotFoundError: the file is absent.
-        ValueError: it is no image.
+        ValueError: it is not an image.
     """
     image = cv2.imread(path, cv2.IMREAD_COLOR)
     if image is None:
         if not os.path.isfile(path):
             raise FileNotFoundError(f"panoptic ground truth {path} is absent")
-        raise ValueError(f"panoptic ground truth {path} is no image that can be read")
+        raise ValueError(f"panoptic ground truth {path} is not an image that can be read")
     # four bytes R, G, B, 255 are one little-endian number
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGBA).view("<u4")[..., 0] & 0xFFFFFF
 

@@ -78,21 +78,3 @@ def check_labels(labels: np.ndarray, *, num_classes: int, ignore_value: int, pat
             f"label {path} holds the values {shown}; allowed are 0..{num_classes - 1} "
             f"(MODEL.SEM_SEG_HEAD.NUM_CLASSES = {num_classes}) and {ignore_value} (MODEL.SEM_SEG_HEAD.IGNORE_VALUE)."
         )
-
-
-def read_label(path: str) -> np.ndarray:
-    """(H, W) integers of a label image.
-
-    Raises:
-        ValueError: the file cannot be read as an image with one channel.
-    """
-    try:
-        with Image.open(path) as image:
-            label = np.asarray(image)
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"label {path} cannot be read: {error}") from error
-    if label.ndim != 2:
-        raise ValueError(f"label {path} has {label.shape[2]} channels, a label image has one")
-    return label

@@ -21,7 +21,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from PIL import Image
 
-from ..data.reading import read_label
+from ..data.reading import read_labels
 from .boundary_iou import BoundaryConfusion
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class SemSegEvaluator(DatasetEvaluator):
         output_dir: str | None = None,
         *,
         boundary_widths: Sequence[int] = (),
-        read: Callable[[str], np.ndarray] = read_label,
+        read: Callable[[str], np.ndarray] = read_labels,
         keep: bool = False,
     ):
         metadata = MetadataCatalog.get(dataset_name)

@@ -94,7 +94,7 @@ def test_hand_numbers():
     [
         (np.full((5, 7), 9, np.uint8), r"label .*0.png holds \[9\]; allowed are 0 to 3 and 255 \(not labelled\)"),
         (np.zeros((5, 6), np.uint8), r"label .*0.png is \(5, 6\), its prediction \(5, 7\)"),
-        (np.zeros((5, 7, 3), np.uint8), r"label .*0.png has 3 channels"),
+        (np.zeros((5, 7, 3), np.uint8), r"label .*0.png is an image of mode RGB; allowed are single-channel"),
         (b"no image", r"label .*0.png cannot be read"),
     ],
 )

@@ -16,7 +16,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from PIL import Image
 
-from ...data.reading import read_label
+from ...data.reading import read_labels
 from ..boundary_iou import BoundaryConfusion
 from ..gather import concatenate_over_processes, require_every_image
 from ..sem_seg import class_map
@@ -107,7 +107,7 @@ class CityscapesSemSegEvaluator(DatasetEvaluator):
                 )
             train_ids = class_map(scores).to(torch.uint8).cpu().numpy()
             try:
-                self._count(train_ids, read_label(self._labels[key]), read_label(self._instances[key]))
+                self._count(train_ids, read_labels(self._labels[key]), read_labels(self._instances[key]))
             except ValueError as error:
                 raise ValueError(f"{key} of {self._name}: {error}") from error
             if self._prediction_dir:
