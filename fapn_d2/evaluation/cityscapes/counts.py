@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...data.datasets.cityscapes import labels as cityscapes_labels
 from ..gather import concatenate_over_processes, sum_over_processes
 from ..run_lengths import count, runs
 from .official import load
@@ -50,7 +51,7 @@ class LabelTable:
 @functools.cache
 def label_table() -> LabelTable:
     """The table of the package cityscapesscripts; label ids below 0 (license plates) are never in an image."""
-    labels = sorted((label for label in load("helpers.labels").labels if label.id >= 0), key=lambda label: label.id)
+    labels = [label for _, label in sorted(cityscapes_labels().items())]
     categories = tuple(dict.fromkeys(label.category for label in labels))
     trained = sorted((label for label in labels if not label.ignoreInEval), key=lambda label: label.trainId)
     return LabelTable(
