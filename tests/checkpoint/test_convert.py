@@ -176,7 +176,7 @@ ROUND_TRIPS = {
     "sfnet": "sfnet/semantic_DF2_SFNet_sfsegnets",
     "augfpn": "augfpn/mask_rcnn_R_50_AugFPN_1x",
     "panopticfcn": "fapn/panopticfcn_R_50_FaPN_1x",
-    "maskformer": "fapn/mask_former_Swin_L_FaPN_ade20k",
+    "maskformer": "fapn/mask_former_R_50_FaPN_ade20k",
 }
 
 

@@ -177,7 +177,10 @@ def build_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.M
     """MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME on bottom-up maps of these shapes.
 
     Raises:
-        ValueError: a map that the bottom-up network does not give; else as the decoder.
-        KeyError: an unknown name.
+        ValueError: an unknown name, or a map that the bottom-up network does not give; else as the decoder.
     """
-    return PIXEL_DECODERS.get(cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME)(cfg, input_shape)
+    name = cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME
+    if name not in PIXEL_DECODERS:
+        allowed = ", ".join(known for known, _ in PIXEL_DECODERS)
+        raise ValueError(f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME: unknown {name!r}; allowed: {allowed}")
+    return PIXEL_DECODERS.get(name)(cfg, input_shape)
