@@ -139,6 +139,8 @@ def test_keys_that_would_be_ignored_are_refused():
         small(**{"MODEL.NECK.LATERAL": "conv1x1", "MODEL.NECK.PRESET": "fapn"})
     with pytest.raises(ValueError, match=r"MODEL.SEM_SEG_HEAD.IN_FEATURES = .*'p2'"):
         small(**{"MODEL.SEM_SEG_HEAD.IN_FEATURES": ["p2", "p3"]})
+    with pytest.raises(ValueError, match=r"unknown 'FPN'; allowed: MaskFormerPixelDecoder, PyramidPixelDecoder"):
+        small(**{"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "FPN"})
     with pytest.raises(ValueError, match="TRANSFORMER_IN_FEATURE = 'res6'"):
         small(**{"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": "res6"})
 
