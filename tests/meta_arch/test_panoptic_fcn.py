@@ -2,51 +2,13 @@
 
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
 
-from tests.toys.detectors import CLASSES, toy_detector_cfg, toy_inputs, train_step, without_gradient
+from fapn_d2.visualization.segments import from_prediction
+from tests.toys.detectors import train_step, without_gradient
+from tests.toys.panoptic_fcn import STUFF, panoptic_inputs, toy_network
 
 LOSSES = ["loss_pos_th", "loss_pos_st", "loss_seg_th", "loss_seg_st"]
-STUFF = 4
-
-
-def toy_cfg(*options):
-    """32 channels and 5 classes of objects, 4 of the semantic branch; FaPN's neck unless ``options`` say else."""
-    cfg = toy_detector_cfg(one_stage="RetinaNet")
-    cfg.MODEL.META_ARCHITECTURE = "PanopticFCN"
-    cfg.MODEL.BACKBONE.NAME = "build_pyramid_backbone"
-    cfg.MODEL.NECK.PRESET = "fapn"
-    cfg.MODEL.NECK.TOP_BLOCK = "p6p7"
-    cfg.MODEL.NECK.TOP_BLOCK_IN = "p5"
-    cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
-    cfg.MODEL.MASK_ON = True
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = STUFF
-    cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 64
-    cfg.MODEL.PANOPTIC_FCN.NUM_CLASSES = CLASSES
-    for head in ("POSITION_HEAD", "KERNEL_HEAD"):
-        cfg.MODEL.PANOPTIC_FCN[head].CONVS_DIM = 64  # two channels per group, for maps of one cell
-    cfg.MODEL.PANOPTIC_FCN.FEATURE_ENCODER.CONVS_DIM = 16
-    cfg.MODEL.PANOPTIC_FCN.OBJECT_SCALES = [[1, 16], [8, 32], [16, 64], [32, 96], [64, 512]]
-    cfg.merge_from_list(list(options))
-    return cfg
-
-
-def toy_network(*options):
-    torch.manual_seed(0)
-    return build_model(toy_cfg(*options))
-
-
-def panoptic_inputs(counts=(3, 2), size=(64, 96), masks="bitmask", labels=True):
-    inputs = toy_inputs(counts, size, masks)
-    for x in inputs:
-        x["sem_seg"] = torch.full(size, 255)
-        if labels:
-            x["sem_seg"][: size[0] // 2] = 0
-            x["sem_seg"][size[0] // 2 :] = 2
-    return inputs
-
-
 NECKS = {
     "fpn": ["MODEL.NECK.PRESET", "fpn"],
     "fapn": [],
@@ -184,3 +146,13 @@ def test_training_needs_labels():
     del inputs[1]["sem_seg"]
     with pytest.raises(ValueError, match="an image has no 'sem_seg': train it on a panoptic data set"):
         train_step(toy_network(), inputs)
+
+
+def test_predictions_are_drawn():
+    model = toy_network("MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT", 1).eval()
+    with torch.no_grad():
+        model.position_head.region.bias[2] = 4  # one class of stuff everywhere
+        (output,) = model(panoptic_inputs((1,)))
+    drawn = from_prediction(output, "shapes_train_panoptic_separated")
+    assert [segment.name for segment in drawn.segments.values()][-1:] == ["grass"]
+    assert (drawn.labels > 0).any() and drawn.labels.shape == (64, 96)
