@@ -4,6 +4,7 @@ The functions show a progress bar, continue after an interruption, and check the
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
-from tqdm.contrib.concurrent import process_map
 
 from ...files import write_atomically
 from ...messages import some
@@ -37,10 +37,11 @@ class LabelFile:
 
 def in_parallel(function: Callable, items: Sequence, *, description: str, workers: int = 0) -> list:
     """``[function(item) for item in items]`` with a progress bar, in ``workers`` processes (0: in this process)."""
+    bar = partial(tqdm, total=len(items), desc=description, unit="file", disable=not items)
     if workers <= 0 or len(items) < 2:
-        return [function(item) for item in tqdm(items, desc=description, unit="file", disable=not items)]
-    chunk = max(1, min(16, len(items) // workers))
-    return process_map(function, items, max_workers=workers, chunksize=chunk, desc=description, unit="file")
+        return list(bar(map(function, items)))
+    with ProcessPoolExecutor(workers) as pool:
+        return list(bar(pool.map(function, items, chunksize=max(1, min(16, len(items) // workers)))))
 
 
 def write_png(path: Path, array: np.ndarray) -> None:
