@@ -27,7 +27,7 @@ ROWS = (
     ("data",),
     ("config",),
     ("layers",),
-    ("messages", "files", "version"),
+    ("messages", "files", "pickles", "version"),
 )
 #: Imports that go down but must not be: the training run knows nothing of papers or other runtimes, and pictures and
 #: ledgers work without a trainer.

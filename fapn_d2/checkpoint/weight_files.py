@@ -5,8 +5,6 @@ A pickle can run any code while it is read. ``.pth`` files therefore go through 
 that reads a refused file anyway. PyTorch's reader is trusted from 2.10 on (CVE-2025-32434 and CVE-2026-24747 before).
 """
 
-import collections
-import io
 import os
 import pickle
 import zipfile
@@ -15,24 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-try:
-    from numpy._core import multiarray
-except ImportError:  # numpy < 2
-    from numpy.core import multiarray
-
-#: What arrays and their scalars are made of, under the names that numpy 1 and numpy 2 write.
-_NUMPY = {
-    f"{module}.{name}": getattr(multiarray, name)
-    for module in ("numpy._core.multiarray", "numpy.core.multiarray")
-    for name in ("_reconstruct", "scalar")
-}
-_NUMPY |= {"numpy.ndarray": np.ndarray, "numpy.dtype": np.dtype}
-_DTYPES = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdFD"}
-#: `_codecs.encode` is how Python 3 writes bytes in the older protocols that Python 2 can read.
-_CONTAINERS = {
-    "collections.OrderedDict": collections.OrderedDict,
-    "_codecs.encode": __import__("_codecs").encode,
-}
+from ..pickles import DTYPES, NUMPY, first_line, read_pickle, refusal
 
 
 def read_weights(path: str) -> dict[str, Any]:
@@ -65,41 +46,21 @@ def read_weights(path: str) -> dict[str, Any]:
 
 
 def _read_torch(path: str) -> Any:
-    allowed = [(value, name) for name, value in _NUMPY.items()] + list(_DTYPES)
+    allowed = [(value, name) for name, value in NUMPY.items()] + list(DTYPES)
     try:
         with torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if zipfile.is_zipfile(path):  # intact, so it is the content that was refused
             foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-            raise ValueError(_refusal(path, ", ".join(foreign))) from error
-        raise ValueError(f"{path} is damaged or not a PyTorch file: {_first_line(error)}") from error
+            raise ValueError(refusal(path, ", ".join(foreign))) from error
+        raise ValueError(f"{path} is damaged or not a PyTorch file: {first_line(error)}") from error
     except (EOFError, RuntimeError, OSError, KeyError) as error:
-        raise ValueError(f"{path} is truncated or damaged: {_first_line(error)}") from error
-
-
-class _ForeignObject(Exception):
-    """Something that is neither an array nor a container."""
-
-
-class _DataUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        full_name = f"{module}.{name}"
-        for known in (_NUMPY, _CONTAINERS):
-            if full_name in known:
-                return known[full_name]
-        raise _ForeignObject(full_name)
+        raise ValueError(f"{path} is truncated or damaged: {first_line(error)}") from error
 
 
 def _read_pickle(path: str) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        data = file.read()
-    try:
-        content = _DataUnpickler(io.BytesIO(data), encoding="latin1").load()
-    except _ForeignObject as error:
-        raise ValueError(_refusal(path, str(error))) from error
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is truncated or damaged: {_first_line(error)}") from error
+    content = read_pickle(path)
     if isinstance(content, dict) and not ("model" in content and "__author__" in content):
         # Files of Caffe2 and Detectron have other names and no mark; detection models have them under "blobs".
         blobs = content.get("blobs", content)
@@ -118,14 +79,3 @@ def _read_safetensors(path: str) -> dict[str, torch.Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is truncated or damaged: {error}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _refusal(path: str, foreign: str) -> str:
-    return (
-        f"{path} is refused because reading it could run code: it holds {foreign}. If you trust its source, load it "
-        "in a process of its own and save only the tensors: torch.save({'model': state_dict}, 'weights.pth')"
-    )

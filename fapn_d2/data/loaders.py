@@ -15,6 +15,7 @@ from detectron2.data import (
 from .bad_images import SkipBadImages
 from .class_points import find_points
 from .class_uniform_sampler import SAMPLER_NAME, ClassUniformSampler, RecordsWithPoints, log_classes
+from .proposals import RecordsWithProposals, files_of, records_and_files
 from .regions import build_mapper
 
 
@@ -31,17 +32,19 @@ def build_train_loader(
             (class_uniform_sampler.py).
 
     Raises:
-        ValueError, FileNotFoundError: see :func:`find_points` and :class:`ClassUniformSampler`.
+        ValueError, FileNotFoundError: see :func:`find_points`, :class:`ClassUniformSampler` and, under
+            MODEL.LOAD_PROPOSALS, :func:`files_of` and :func:`records_and_files`.
     """
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
-    records = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN,
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        min_keypoints=keypoints,
-        proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
-    )
+    options = {"filter_empty": cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, "min_keypoints": keypoints}
     # Serialized once and shared, also between forked processes.
-    dataset = images = DatasetFromList(records, copy=False)
+    if cfg.MODEL.LOAD_PROPOSALS:
+        paths = files_of(cfg, cfg.DATASETS.TRAIN, training=True)
+        records, files = records_and_files(cfg.DATASETS.TRAIN, paths, **options)
+        images = RecordsWithProposals(DatasetFromList(records, copy=False), files)
+    else:
+        images = DatasetFromList(get_detection_dataset_dicts(cfg.DATASETS.TRAIN, **options), copy=False)
+    dataset = images
     if sampler is None and cfg.DATALOADER.SAMPLER_TRAIN == SAMPLER_NAME:
         dataset, sampler = _class_uniform(cfg, images)
     mapper = mapper or build_mapper(cfg, is_train=True)
@@ -51,7 +54,7 @@ def build_train_loader(
     return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset, sampler=sampler)
 
 
-def _class_uniform(cfg: CfgNode, images: DatasetFromList) -> tuple[RecordsWithPoints, ClassUniformSampler]:
+def _class_uniform(cfg: CfgNode, images: torch.utils.data.Dataset) -> tuple[RecordsWithPoints, ClassUniformSampler]:
     node, head = cfg.DATALOADER.CLASS_UNIFORM, cfg.MODEL.SEM_SEG_HEAD
     points = find_points(
         images,
@@ -73,5 +76,13 @@ def build_test_loader(cfg: CfgNode, name: str, *, mapper: Callable | None = None
         cfg: DATALOADER and INPUT are read.
         name: a name in Detectron2's catalog.
         mapper: record -> sample; default :func:`build_mapper`.
+
+    Raises:
+        ValueError, FileNotFoundError: under MODEL.LOAD_PROPOSALS, see :func:`files_of` and :func:`records_and_files`.
     """
-    return build_detection_test_loader(cfg, name, mapper=mapper or build_mapper(cfg, is_train=False))
+    mapper = mapper or build_mapper(cfg, is_train=False)
+    if not cfg.MODEL.LOAD_PROPOSALS:
+        return build_detection_test_loader(cfg, name, mapper=mapper)
+    records, files = records_and_files([name], files_of(cfg, [name], training=False), filter_empty=False)
+    dataset = RecordsWithProposals(DatasetFromList(records, copy=False), files)
+    return build_detection_test_loader(dataset=dataset, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)

@@ -1,5 +1,6 @@
 """Heads that Detectron2 lacks."""
 
+from ..layers import roi_pool  # noqa: F401  (registers)
 from .aligned_decoder import AlignedDecoderHead, SingleLevelHead
 from .augfpn_roi_heads import AugFPNROIHeads
 from .consistent_supervision import ConsistentSupervision

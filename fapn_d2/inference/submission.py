@@ -117,14 +117,14 @@ def write_submission(cfg: CfgNode, request: Request, *, allow_partial: bool = Fa
             config=config_hash(cfg, without=("MODEL.WEIGHTS", "DATASETS", "SOLVER", "DATALOADER")),
             weights=fingerprint(model),
         )
-        _begin(parts, described, restart=request.restart)
+        begin(parts, described, restart=request.restart)
         weights_time = os.path.getmtime(cfg.MODEL.WEIGHTS) if os.path.isfile(cfg.MODEL.WEIGHTS) else None
 
         def add(missing: list[dict]) -> None:
             predict(cfg, model, writer, parts, missing)
 
     if add is not None:
-        add(_missing(parts, records))
+        add(missing_records(parts, records))
     comm.synchronize()
     if not comm.is_main_process():
         return None
@@ -136,7 +136,7 @@ def write_submission(cfg: CfgNode, request: Request, *, allow_partial: bool = Fa
     )
 
 
-def _begin(parts: PartsFolder, described: dict, *, restart: bool) -> None:
+def begin(parts: PartsFolder, described: dict, *, restart: bool) -> None:
     """The main process makes the folder ready; all raise what it finds, or that they do not see it."""
     error = None
     if comm.is_main_process():
@@ -157,7 +157,7 @@ def _begin(parts: PartsFolder, described: dict, *, restart: bool) -> None:
         time.sleep(0.2)
 
 
-def _missing(parts: PartsFolder, records: Sequence[dict]) -> list[dict]:
+def missing_records(parts: PartsFolder, records: Sequence[dict]) -> list[dict]:
     """Records without a part, the same list in all processes."""
     done = set(parts.index()) if comm.is_main_process() else None
     done = comm.all_gather(done)[0]
@@ -223,7 +223,7 @@ def _kept(
             )
         return complete, None
     source = ", ".join(f"{key} {value}" for key, value in sorted(origin.items()))
-    _begin(parts, manifest(request.task, writer, records, source=source), restart=request.restart)
+    begin(parts, manifest(request.task, writer, records, source=source), restart=request.restart)
 
     def add(missing: list[dict]) -> None:
         rank, world = comm.get_rank(), comm.get_world_size()

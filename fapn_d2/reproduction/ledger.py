@@ -14,6 +14,8 @@ A ledger is a YAML file::
         overrides: {MODEL.NECK.ALIGN: deform}   what the row changes in it
         networks: {coco: {config: ..., overrides: ...}, ...}    instead of config, if a row needs several networks
         pretraining: {config: ..., overrides: ...}      what is trained first, on other data, and gives MODEL.WEIGHTS
+        proposals: {config: ..., overrides: ...}        the region proposal network that is trained first, and whose
+                                                        proposals for DATASETS.TRAIN and DATASETS.TEST the row reads
         pending: why there is no config yet     instead of config
         paper: {params_M: 31.7, mIoU: 79.7}     as printed, in the paper's units
         read_as: {mIoU: SQ}                     printed headings that are wrong for the row -> the number that it is
@@ -94,6 +96,7 @@ class Row:
     paper: Mapping[str, float]
     tolerance: Mapping[str, float]
     pretraining: Network | None = None  #: trained first; its weights are where the networks start
+    proposals: Network | None = None  #: trained first; the networks read its proposals
     pending: str = ""
     flops_size: tuple[int, int] | None = None
     flops_convention: str = "macs"
@@ -234,6 +237,9 @@ def _row(content: Any, table: dict, ledger: dict, path: Path) -> Row:
         pretraining=_network(content["pretraining"], {}, path.parent, f"{where}, pretraining")
         if "pretraining" in content
         else None,
+        proposals=_network(content["proposals"], {}, path.parent, f"{where}, proposals")
+        if "proposals" in content and "pending" not in content
+        else None,
         pending=content.get("pending", ""),
         flops_size=tuple(size) if size else None,
         flops_convention=convention,
@@ -252,7 +258,7 @@ def _inherited(row: dict, table: dict, ledger: dict) -> dict:
         for key in INHERITED_FIELDS:
             if key not in outer or (key in _WAYS and decided):
                 continue
-            if isinstance(outer[key], dict):
+            if isinstance(outer[key], dict) and key != "proposals":
                 own = content.get(key, {})
                 # The row's own values win. They also come first, as in the command of a row: what is particular to it.
                 content[key] = own | outer[key] | own

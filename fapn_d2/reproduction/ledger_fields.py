@@ -15,6 +15,7 @@ INHERITED_FIELDS = {
     "flops_convention": str,
     "start": str,
     "note": str,
+    "proposals": dict,
 }
 LEDGER_FIELDS = {"paper": str, "title": str, "tables": list, **INHERITED_FIELDS}
 TABLE_FIELDS = {"name": str, "about": str, "rows": list, "others": list, **INHERITED_FIELDS}

@@ -9,6 +9,8 @@ from ..files import write_atomically
 
 #: Name of a row's pretraining beside those of its networks.
 PRETRAINING = "pretraining"
+#: Name of the network that gives a row its proposals.
+PROPOSALS = "proposals"
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,28 @@ def test_size_of_the_rpn_of_r101():
     assert sum(p.numel() for p in model.parameters()) == 46_333_135
 
 
+FAST_RCNN = {
+    "R_50_C4_80k": 24_276_561,
+    "R_50_C5_80k": 127_677_009,
+    "R_50_FPN_80k": 41_106_001,
+    "R_50_FPN_P2_80k": 39_335_761,
+    "R_101_FPN_80k": 60_045_905,
+    "R_101_FPN_160k": 60_045_905,
+}
+
+
+@pytest.mark.parametrize("name", FAST_RCNN)
+def test_sizes_and_recipe_of_fast_rcnn(name):
+    cfg = load_config(str(CONFIGS / "fpn" / f"fast_rcnn_{name}.yaml"), ["MODEL.DEVICE", "meta"])
+    with torch.device("meta"):
+        model = build_model(cfg)
+    assert sum(p.numel() for p in model.parameters()) == FAST_RCNN[name]
+    steps = ([120_000], 160_000) if name.endswith("160k") else ([60_000], 80_000)
+    assert (list(cfg.SOLVER.STEPS), cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR) == (*steps, 0.02)
+    assert (cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE, cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN) == (512, 2000)
+    assert (cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST, cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE) == (1000, "ROIPool")
+
+
 @pytest.mark.parametrize("row_id", ANCHORS)
 def test_recipe_of_table_1(row_id):
     cfg = config(row_id)

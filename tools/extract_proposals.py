@@ -1,0 +1,74 @@
+#!/usr/bin/env python
+"""Write the proposals of a trained region proposal network for the images of a data set.
+
+  tools/extract_proposals.py --config-file configs/fpn/rpn_R_50_FPN_40k.yaml --weights output/rpn/model_final.pth \\
+      --dataset coco_2017_train --output output/proposals/coco_2017_train --num-gpus 8
+  tools/train_net.py --config-file configs/fpn/fast_rcnn_R_50_FPN_80k.yaml \\
+      DATASETS.PROPOSAL_FILES_TRAIN "('output/proposals/coco_2017_train',)" \\
+      DATASETS.PROPOSAL_FILES_TEST "('output/proposals/coco_2017_val',)"
+
+Call it again to continue where it was interrupted, with any number of processes.
+exit codes: 0 done, 2 to be fixed as the message says
+"""
+
+import argparse
+from pathlib import Path
+
+from fapn_d2.config.loading import load_config
+from fapn_d2.engine.launching import launch
+from fapn_d2.engine.setup import start_logs
+from fapn_d2.inference.proposals import extract_proposals
+from fapn_d2.inference.trained import use_available_device
+from fapn_d2.messages import user_errors_as_messages
+
+
+def parser() -> argparse.ArgumentParser:
+    main = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    main.add_argument("--config-file", required=True, help="config of a ProposalNetwork")
+    main.add_argument("--weights", help="checkpoint; default MODEL.WEIGHTS")
+    main.add_argument("--dataset", required=True, help="a registered data set")
+    main.add_argument("--output", type=Path, required=True, help="folder of the proposals")
+    main.add_argument("--per-image", type=int, default=2000, help="most proposals per image (default: %(default)s)")
+    main.add_argument("--restart", action="store_true", help="remove what an earlier start left first")
+    main.add_argument("--allow-partial", action="store_true", help="go on although weights do not fit in full")
+    main.add_argument("--num-gpus", type=int, default=1, help="processes on this machine, on the CPU too")
+    main.add_argument("--num-machines", type=int, default=1)
+    main.add_argument("--machine-rank", type=int, default=0)
+    main.add_argument("--dist-url", default="auto", help="tcp://<address of machine 0>:<port> for several machines")
+    main.add_argument("--debug", action="store_true", help="tracebacks for all errors")
+    main.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys")
+    return main
+
+
+def config_of(args: argparse.Namespace):
+    """The config of a command line."""
+    cfg = load_config(args.config_file, args.opts)
+    if args.weights:
+        cfg.MODEL.WEIGHTS = args.weights
+    use_available_device(cfg)
+    return cfg
+
+
+def extract(args: argparse.Namespace) -> None:
+    with user_errors_as_messages(debug=args.debug):
+        start_logs(str(args.output.parent))
+        options = {"per_image": args.per_image, "restart": args.restart, "allow_partial": args.allow_partial}
+        extract_proposals(config_of(args), args.dataset, args.output, **options)
+
+
+def main() -> None:
+    args = parser().parse_args()
+    with user_errors_as_messages(debug=args.debug):
+        launch(
+            extract,
+            processes=args.num_gpus,
+            machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            use_cuda=config_of(args).MODEL.DEVICE.startswith("cuda"),
+            args=(args,),
+        )
+
+
+if __name__ == "__main__":
+    main()
