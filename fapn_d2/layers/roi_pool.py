@@ -3,15 +3,20 @@
 import torch
 import torchvision  # noqa: F401  (defines the operator)
 
+#: Keeps the registration alive.
+_LIBRARY = torch.library.Library("torchvision", "IMPL")
 
-def register() -> None:
-    """Let ``torchvision::roi_pool`` compute in float32 under autocast on the CPU, as it does on CUDA.
 
-    Without it the operator refuses maps of half precision, because the boxes are float32. It is a registration with
-    PyTorch's dispatcher, which is done once per process.
+def _pool(maps, rois, spatial_scale, pooled_height, pooled_width):
+    """``torchvision::roi_pool`` in float32, with the result in the type of ``maps``, as torchvision does on CUDA.
+
+    Without it the operator refuses maps of half precision, because the boxes are float32.
     """
-    if hasattr(torch.library, "register_autocast"):
-        torch.library.register_autocast("torchvision::roi_pool", "cpu", torch.float32)
+    with torch.autocast("cpu", enabled=False):
+        output, argmax = torch.ops.torchvision.roi_pool(
+            maps.float(), rois.float(), spatial_scale, pooled_height, pooled_width
+        )
+    return output.to(maps.dtype), argmax
 
 
-register()
+_LIBRARY.impl("roi_pool", _pool, "AutocastCPU")
