@@ -80,8 +80,8 @@ def squared_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     Returns:
         (M, J).
     """
-    q = logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid()
-    target = target.to(q.dtype)
+    logits, target = at_least_float32(logits.dtype, logits, target)
+    q = logits.sigmoid()
     with torch.autocast(q.device.type, enabled=False):
         # as products of matrices, which keep no map of products for the gradient
         overlap = torch.einsum("mjp,mp->mj", q, target)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .kernel_fusion import fuse_stuff, fuse_things
 from .kernel_head import KernelEmbedding, mask_logits
-from .losses import Predictions, region_kernels
+from .losses import Predictions, precise, region_kernels
 
 #: Masks that are enlarged to the size of the image at a time.
 _CHUNK = 16
@@ -106,7 +106,7 @@ class PanopticFCNInference:
             kernels: (C,h,w).
             smoothing: side of the square that is averaged, zeros outside of the map included.
         """
-        scores = _precise(centers).sigmoid()[None]
+        scores = precise(centers).sigmoid()[None]
         scores = (scores + F.avg_pool2d(scores, smoothing, stride=1, padding=smoothing // 2)) / 2
         peaks = F.max_pool2d(scores, 3, stride=1, padding=1) == scores
         scores = torch.where(peaks, scores, 0)[0]
@@ -123,7 +123,7 @@ class PanopticFCNInference:
             regions: (S,h,w) logits.
             kernels: (C,h,w).
         """
-        scores = _precise(regions).sigmoid()
+        scores = precise(regions).sigmoid()
         best, owners = scores.flatten(1).max(dim=0)
         members = owners == torch.arange(len(scores), device=scores.device)[:, None]
         counts = members.sum(dim=1)
@@ -140,7 +140,7 @@ class PanopticFCNInference:
             found.scores[order],
             least_similarity=self.least_similarity,
         )
-        masks = _precise(mask_logits(kernels, encoded)).sigmoid()
+        masks = precise(mask_logits(kernels, encoded)).sigmoid()
         filled = masks > self.mask_thresh
         scores = scores * torch.where(filled, masks, 0).sum(dim=(1, 2)) / (filled.sum(dim=(1, 2)) + 1e-6)
         order = scores.argsort(descending=True, stable=True)[: self.max_objects]
@@ -157,7 +157,7 @@ class PanopticFCNInference:
 
     def _semantic(self, found: Candidates, embed, encoded, num_classes, input_size, output_size) -> Tensor:
         kernels, classes, _ = fuse_stuff(embed(found.kernels), found.classes, found.scores, num_classes=num_classes)
-        masks = _precise(mask_logits(kernels, encoded)).sigmoid()
+        masks = precise(mask_logits(kernels, encoded)).sigmoid()
         scores = torch.zeros(num_classes, *output_size, dtype=masks.dtype, device=masks.device)
         for of_classes, chunk in zip(classes.split(_CHUNK), masks.split(_CHUNK)):
             scores[of_classes] = _enlarged(chunk, input_size, output_size)
@@ -175,7 +175,3 @@ def _enlarged(masks: Tensor, input_size: tuple[int, int], output_size: tuple[int
 def _joined(levels: list[Candidates]) -> Candidates:
     parts = ("kernels", "classes", "scores")
     return Candidates(*(torch.cat([getattr(level, part) for level in levels]) for part in parts))
-
-
-def _precise(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

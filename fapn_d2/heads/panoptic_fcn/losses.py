@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from ...layers.losses import squared_dice_loss
+from ...layers.operator_support import at_least_float32
 from .kernel_head import KernelEmbedding, mask_logits
 from .targets import Targets
 
@@ -62,7 +63,7 @@ class PanopticFCNLosses:
         }
 
     def _focal(self, logits: Tensor, target: Tensor) -> Tensor:
-        return sigmoid_focal_loss(_precise(logits), target, alpha=self.alpha, gamma=self.gamma)
+        return sigmoid_focal_loss(precise(logits), target, alpha=self.alpha, gamma=self.gamma)
 
     def _things(self, predictions: Predictions, targets: Targets, embed: KernelEmbedding) -> Tensor:
         """Sum over all pairs of an object and a level."""
@@ -72,7 +73,7 @@ class PanopticFCNLosses:
                 if not len(objects):
                     continue
                 masks = targets.masks[image][objects]
-                logits = _precise(predictions.centers[level][image][targets.classes[image][objects]])
+                logits = precise(predictions.centers[level][image][targets.classes[image][objects]])
                 guide = F.interpolate(masks[None], size=logits.shape[1:], mode="bilinear", align_corners=False)[0]
                 scores = torch.where(guide > _LEAST_GUIDE, logits.sigmoid(), 0).flatten(1)
                 scores, cells = scores.topk(min(self.num_kernels, scores.shape[1]), dim=1)
@@ -114,11 +115,12 @@ def region_kernels(kernels: Tensor, regions: Tensor) -> Tensor:
     return torch.einsum("nchw,nshw->nsc", kernels, regions.to(kernels.dtype)) / cells
 
 
-def _precise(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def _nothing(predictions: Predictions, embed: KernelEmbedding) -> Tensor:
     """0 that depends on all that masks are made of, so that every parameter has a gradient on every process."""
     parts = [predictions.encoded, *predictions.kernels]
-    return sum(_precise(x).mean() * 0 for x in parts) + embed(parts[-1].flatten(2)[0, :, :1].T).sum() * 0
+    return sum(precise(x).mean() * 0 for x in parts) + embed(parts[-1].flatten(2)[0, :, :1].T).sum() * 0
+
+
+def precise(x: Tensor) -> Tensor:
+    """``x`` in float32, or in float64 if it is that: for losses and scores under autocast."""
+    return at_least_float32(x.dtype, x)[0]
