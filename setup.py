@@ -23,7 +23,8 @@ INSTALL_REQUIRES = [
     "tqdm",
     "tensorboard",
     "packaging",
-    "setuptools",
+    # Detectron2's model_zoo imports pkg_resources, which setuptools 82 removed
+    "setuptools<82",
     # what Detectron2 itself imports (its wheel is installed without dependencies)
     "fvcore>=0.1.5.post20221221",
     "iopath",

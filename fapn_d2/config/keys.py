@@ -4,6 +4,8 @@ There is one function per package (necks, backbones, heads, ...). Where Detectro
 ``MODEL.FPN.{IN_FEATURES,OUT_CHANNELS,NORM,FUSE_TYPE}`` describe every pyramid.
 """
 
+from collections.abc import Callable
+
 from detectron2.config import CfgNode as CN
 
 #: Keys under MODEL.NECK for the parts of the pyramid. Each takes one strategy name for all levels, or a list of names,
@@ -11,8 +13,19 @@ from detectron2.config import CfgNode as CN
 STRATEGY_KEYS = ("CONTEXT", "LATERAL", "ALIGN", "FUSE", "MERGE", "OUTPUT")
 
 
+#: Functions that :func:`add_fapn_config` calls. They make entries in catalogs that another project may make as well. If
+#: the import of fapn_d2 made them, the import of the other project would fail. A config is made after all imports.
+when_used: list[Callable[[], None]] = []
+
+
 def add_fapn_config(cfg: CN) -> None:
-    """Add every key of fapn_d2 to a Detectron2 config, in place. Calling it twice resets the keys to their defaults."""
+    """Add every key of fapn_d2 to a Detectron2 config, in place. Calling it twice resets the keys to their defaults.
+
+    It also completes Detectron2's catalogs: it registers the data sets that other projects register as well, and adds
+    missing colours. What is in the catalogs already does not change.
+    """
+    for function in when_used:
+        function()
     cfg.MODEL.NECK = neck_defaults()
     _add_backbones(cfg)
     _add_heads(cfg)

@@ -16,6 +16,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from .keys import STRATEGY_KEYS, add_fapn_config
+from .yaml_reading import read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -85,12 +86,9 @@ def _read_yaml(path: str, needed_by: str) -> dict:
         raise FileNotFoundError(f"config file {path}{named} does not exist{hint}")
     text = Path(path).read_text()
     try:
-        try:
-            content = yaml.safe_load(text)
-        except yaml.constructor.ConstructorError:
-            # Detectron2's own Base-RetinaNet.yaml computes anchor sizes with a tag that runs Python.
-            logger.warning("%s holds YAML tags that run code; load such files only from people you trust", path)
-            content = yaml.unsafe_load(text)
+        content = read_yaml(text)
+    except yaml.constructor.ConstructorError as error:
+        raise ValueError(f"{path} holds a YAML tag that is not read, because it could run code: {error}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     content = {} if content is None else content

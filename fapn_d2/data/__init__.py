@@ -1,12 +1,15 @@
 """Data sets, their checks, and the pipeline from a file to a training sample.
 
-Importing this package registers the data sets in Detectron2's catalogs and does nothing else.
+Importing this package registers the data sets in Detectron2's catalogs and does nothing else. Two steps wait until
+``add_fapn_config`` is called, because other projects do the same when they are imported: Mapillary Vistas is
+registered, and ADE20K and Cityscapes get their colours.
 """
 
+from ..config.keys import when_used
 from .checks import check_dataset, check_datasets
 from .datasets.ade20k import complete_ade20k
 from .datasets.camvid import register_camvid
-from .datasets.cityscapes import complete_cityscapes
+from .datasets.cityscapes import complete_cityscapes, repair_cityscapes
 from .datasets.coco_stuff import register_coco_stuff
 from .datasets.coco_subset import register_coco_subsets
 from .datasets.mapillary import register_mapillary
@@ -19,12 +22,11 @@ from .mapper import PyramidDatasetMapper
 register_camvid()
 register_coco_stuff()
 register_coco_subsets()
-register_mapillary()
 register_pascal_context()
 register_shapes()
-complete_ade20k()
-complete_cityscapes()
+repair_cityscapes()
 register_unlabelled()
+when_used.extend((register_mapillary, complete_ade20k, complete_cityscapes))
 
 __all__ = [
     "PyramidDatasetMapper",

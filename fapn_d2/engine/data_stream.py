@@ -1,9 +1,9 @@
-"""Training batches whose order and augmentation can be taken up at any iteration.
+"""Training batches whose order and augmentation can be continued at any iteration.
 
-Detectron2's loaders start anew, with another order, each time they are built, and their workers' augmentations depend
-on how many workers there are. A :class:`DataStream` takes such a loader apart and yields batches by the same rules
-(sampler, batch size, grouping by aspect ratio), but from indices drawn in the main process: skipping the first n
-batches costs no reading, and each sample is mapped under a seed of its own (seeding.py).
+Detectron2's loaders start with a new order each time they are built. Their augmentations depend on the number of
+workers. A :class:`DataStream` uses the sampler, the batch size and the grouping by aspect ratio of such a loader, but
+draws the indices in the main process. So the first n batches can be skipped without reading them. Each sample is mapped
+under its own seed (seeding.py).
 """
 
 import ctypes
@@ -32,13 +32,15 @@ class DataStream:
     """An endless iterable of batches (lists of samples) of this process, from batch ``position`` on.
 
     Args:
-        dataset: index -> sample, with the augmentation in it.
-        sampler: endless indices for this rank, a function of its attributes alone, as Detectron2's samplers are.
-        batch_size: samples a batch in this process.
-        seed: of the augmentations; the same on all ranks.
-        is_wide: index -> whether the image is wider than high; batches then hold images of one kind. None: no grouping.
-        num_workers: loader processes; 0 loads in this one.
-        worker_init: called in each loader process with its number.
+        dataset: the mapping from an index to an augmented sample.
+        sampler: an endless iterable of indices for this rank. Its order depends only on its attributes, as for
+            Detectron2's samplers.
+        batch_size: the number of samples per batch in this process.
+        seed: the seed of the augmentations, the same on all ranks.
+        is_wide: a function that says whether the image of an index is wider than high. Each batch then holds only
+            wide images or only others. None: images are not grouped.
+        num_workers: the number of loader processes; 0 loads in this process.
+        worker_init: a function that each loader process calls with its number.
     """
 
     def __init__(
@@ -64,8 +66,8 @@ class DataStream:
     def __iter__(self) -> Iterator[list]:
         # A generator: the position is read at the first batch, after a checkpoint may have moved it.
         over = RawValue(ctypes.c_bool, False)
-        # Python ends its processes when it exits, after it has called this. A failure's traceback or a caller may hold
-        # this generator until then.
+        # Python calls this when it exits, before it ends its child processes. The traceback of a failure, or a caller,
+        # may keep this generator alive until then.
         at_exit = Finalize(None, setattr, (over, "value", True), exitpriority=0)
         loader = DataLoader(
             _SeededDataset(self._dataset, self.seed),
@@ -73,7 +75,7 @@ class DataStream:
             num_workers=self._num_workers,
             collate_fn=_as_list,
             worker_init_fn=partial(_start_worker, over=over, then=self._worker_init),
-            generator=torch.Generator(),  # or it would draw from the network's random numbers
+            generator=torch.Generator(),  # otherwise it would use the global generator, as the network does
         )
         try:
             for batch in loader:
@@ -83,7 +85,7 @@ class DataStream:
             at_exit()
 
     def _index_batches(self, skip: int) -> Iterator[list[tuple[int, int]]]:
-        """Batches of (place in the order of all ranks, index), without the first ``skip``."""
+        """Batches of (position in the order of all ranks, index), without the first ``skip`` batches."""
         world_size, rank = comm.get_world_size(), comm.get_rank()
         buckets: dict[bool, list] = {False: [], True: []}
         for n, index in enumerate(self.sampler):
@@ -106,8 +108,11 @@ class DataStream:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where ``state`` was saved. Another number of processes or images a batch keeps the place in the
-        order of samples; other data keep only the place, and this is logged."""
+        """Continue where ``state`` was saved.
+
+        If the number of processes or the batch size has changed, training continues at the same sample. If the data
+        have changed, only the position is kept, and a warning is logged.
+        """
         if _sizes(state["sampler"]) != _sizes(_state_of(self.sampler)):
             logger.warning("The training data are not those of the checkpoint: their order starts anew.")
         else:
@@ -117,11 +122,11 @@ class DataStream:
 
 
 def stream_of(loader: Any, *, seed: int) -> Any:
-    """The :class:`DataStream` that yields what a loader of Detectron2 does; a loader of another kind unchanged.
+    """The :class:`DataStream` for a loader of Detectron2. Other loaders are returned unchanged, with a warning.
 
     Args:
-        loader: from ``build_detection_train_loader``.
-        seed: as in :class:`DataStream`.
+        loader: the return value of ``build_detection_train_loader``.
+        seed: the seed of the augmentations, as in :class:`DataStream`.
     """
     grouped = isinstance(loader, AspectRatioGroupedDataset)
     inner = loader.dataset if grouped else loader
@@ -132,8 +137,8 @@ def stream_of(loader: Any, *, seed: int) -> Any:
     if grouped and not isinstance(source.dataset, MapDataset):
         logger.warning("The size of images is unknown before loading: a resumed run sees its data anew.")
         return loader
-    # The records are the one thing that Detectron2 keeps private; sizes stand in them, and reading images for the
-    # sake of their size would make skipping as slow as training.
+    # The records contain the sizes of the images, but Detectron2 keeps them in a private attribute. Opening every image
+    # for its size would make skipping slow.
     is_wide = _WiderThanHigh(source.dataset._dataset) if grouped else None
     return DataStream(
         source.dataset,
@@ -172,15 +177,15 @@ class _WiderThanHigh:
 
 
 def _size_of(record: dict) -> tuple[int, int]:
-    """(width, height); from the head of the image file where the record does not say."""
+    """(width, height), from the record, otherwise from the header of the image file."""
     if "width" in record and "height" in record:
         return record["width"], record["height"]
     try:
         with Image.open(record["file_name"]) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # on its side
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # rotated by 90 degrees
             return image.size[::-1] if turned else image.size
     except OSError:
-        return 1, 0  # the mapper will say what is wrong with the file
+        return 1, 0  # the mapper reports what is wrong with the file
 
 
 def _state_of(sampler: Any) -> dict[str, Any]:
@@ -189,7 +194,7 @@ def _state_of(sampler: Any) -> dict[str, Any]:
 
 
 def _sizes(state: dict[str, Any]) -> dict[str, Any]:
-    """What describes the data, not the draw: number of records, tensors over records."""
+    """The part of the state that describes the data: the number of records, and the shapes of tensors over records."""
     return {k: v.shape if isinstance(v, torch.Tensor) else v for k, v in state.items() if "seed" not in k}
 
 
@@ -198,14 +203,14 @@ def _as_list(batch: list) -> list:
 
 
 def _start_worker(number: int, over: ctypes.c_bool, then: Callable[[int], None] | None) -> None:
-    # Schedulers send SIGTERM and SIGUSR1 to every process of a job. The main process decides when to stop; a worker
-    # that died at the signal would break the iteration that is to be finished. SIGTERM ends a worker only when the main
-    # process wants no more batches: that is how PyTorch and Python end workers that do not end by themselves.
+    # Job schedulers send SIGTERM and SIGUSR1 to every process of a job. The main process finishes its iteration first,
+    # so its workers must ignore these signals. PyTorch and Python end workers by SIGTERM too. A worker therefore obeys
+    # SIGTERM once the main process needs no more batches.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if over.value else None)
-    if over.value:  # the signal came before, while the main process's handler was still in force here
+    if over.value:  # the signal may have come before the handlers above were set
         os._exit(0)
-    if "cv2" in sys.modules:  # one thread a core for each worker is far too many
+    if "cv2" in sys.modules:  # by default, each worker would start one thread per core
         sys.modules["cv2"].setNumThreads(0)
     if then is not None:
         then(number)

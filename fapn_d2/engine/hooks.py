@@ -1,4 +1,4 @@
-"""What the training loop does beside training."""
+"""Hooks of the training loop."""
 
 import logging
 import signal
@@ -17,13 +17,14 @@ _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopOnSignal(HookBase):
-    """On SIGTERM or SIGUSR1 to any rank: finish the iteration, save, and end all ranks with code 75.
+    """Save a checkpoint and stop when any rank receives SIGTERM or SIGUSR1.
 
-    To be the last of the hooks. The signals do nothing more from the last iteration on, when the run ends by itself.
+    The current iteration is finished first. All ranks exit with code 75. This must be the last hook. In the last
+    iteration the signals have no effect, because the run ends anyway.
 
     Args:
-        checkpointer: saves ``model_<iteration>.pth``.
-        step: the loop body, which lets the ranks agree.
+        checkpointer: the checkpointer that saves ``model_<iteration>.pth``.
+        step: the loop body, in which the ranks agree to stop.
     """
 
     def __init__(self, checkpointer: Checkpointer, step: TrainStep):
@@ -33,7 +34,7 @@ class StopOnSignal(HookBase):
 
     def before_train(self) -> None:
         if threading.current_thread() is not threading.main_thread():
-            logger.warning("Training runs beside the main thread: signals will not save a checkpoint.")
+            logger.warning("Training does not run in the main thread: signals will not save a checkpoint.")
             return
         self._previous = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
 
@@ -45,7 +46,7 @@ class StopOnSignal(HookBase):
             return
         logger.warning("Asked to stop: saving after iteration %d; go on with --resume.", self.trainer.iter)
         self._checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
-        comm.synchronize()  # rank 0 has saved before anyone ends
+        comm.synchronize()  # no rank exits before rank 0 has saved
         raise SystemExit(EXIT_STOPPED)
 
     def after_train(self) -> None:

@@ -1,10 +1,9 @@
 """Starting one process or many, on GPUs or the CPU, and ending them with a clear message and exit code.
 
-Detectron2's ``launch`` needs CUDA up to v0.6, uses one fixed port for all runs of a user, passes no signals on, and
-ends every failure with a traceback.
+Detectron2's ``launch`` needs CUDA up to v0.6. It uses one fixed port for all runs of a user. It does not forward
+signals, and it ends every failure with a traceback.
 
-Exit codes: 0 done; 1 a failure, with traceback; 2 the user can mend it, and the message says how; 75 asked to stop,
-state saved, to be continued with ``--resume``.
+The exit codes are listed in ``fapn_d2.messages``.
 """
 
 import contextlib
@@ -23,12 +22,12 @@ from torch import multiprocessing as mp
 
 from ..messages import EXIT_STOPPED, EXIT_USER_ERROR
 
-#: Longest wait for another process; the scoring of a large data set happens in one of them.
+#: Longest wait for another process. One process scores a large data set while the others wait.
 TIMEOUT = timedelta(hours=2)
 
 
 def under_torchrun() -> bool:
-    """Whether ``torchrun`` started this process, as one of those it was asked for."""
+    """Whether ``torchrun`` started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
@@ -44,22 +43,23 @@ def launch(
 ) -> Any:
     """Call ``main(*args)`` in one process, or in ``processes`` of them on each of ``machines``.
 
-    Under ``torchrun`` this process is one of many already, and the numbers given here do not count.
+    Under ``torchrun`` the processes exist already, and the numbers given here are ignored.
 
     Args:
-        main: importable from a module, not a lambda, when there are several processes.
-        processes: on this machine; one GPU each with ``use_cuda``.
-        machines: each of them calls ``launch`` with its own ``machine_rank``.
-        machine_rank: 0 to machines - 1.
-        dist_url: where rank 0 listens, "tcp://<address>:<port>"; "auto" takes a free port of this machine.
-        use_cuda: NCCL and a GPU a process; otherwise gloo on the CPU.
+        main: the function to call. For several processes it must be importable from a module.
+        processes: the number of processes on this machine. With ``use_cuda``, each process uses one GPU.
+        machines: the number of machines. Each of them calls ``launch`` with its own ``machine_rank``.
+        machine_rank: the number of this machine, from 0 to machines - 1.
+        dist_url: the address where rank 0 listens, "tcp://<address>:<port>"; "auto" chooses a free port here.
+        use_cuda: whether to use NCCL and one GPU per process; otherwise gloo on the CPU.
+        args: the arguments of ``main``.
 
     Returns:
-        What ``main`` returns, with one process or under torchrun; else None.
+        The return value of ``main`` for one process or under torchrun, otherwise None.
 
     Raises:
-        ValueError: more processes than GPUs, or several machines without an address.
-        SystemExit: a process ended with a code other than 0; the same code.
+        ValueError: there are more processes than GPUs, or several machines without an address.
+        SystemExit: a process ended with a code other than 0. The code is the same.
     """
     if under_torchrun():
         local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
@@ -92,7 +92,7 @@ def launch(
                 pass
         except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
             if EXIT_USER_ERROR in [process.exitcode for process in context.processes]:
-                # That process has printed its message; the others failed because they lost the connection to it.
+                # That process has printed its message. The others failed because they lost the connection to it.
                 raise SystemExit(EXIT_USER_ERROR) from None
             if isinstance(error, mp.ProcessRaisedException):
                 print(error, file=sys.stderr)
@@ -112,9 +112,9 @@ def _work(
     start_method: str,
     args: tuple,
 ) -> None:
-    # Loader processes would inherit "spawn" and each import PyTorch anew; they start as they do in a single process.
+    # Loader processes would inherit "spawn" and import PyTorch again. They shall start as in a single process.
     mp.set_start_method(start_method, force=True)
-    if not use_cuda:  # each process would otherwise start a thread for every core
+    if not use_cuda:  # each process would otherwise start one thread per core
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
     _join(machine_rank * local_size + local_rank, world_size, local_rank, local_size, dist_url, use_cuda)
     with _leaving_together():
@@ -123,11 +123,11 @@ def _work(
 
 @contextlib.contextmanager
 def _leaving_together() -> Iterator[None]:
-    """Take down the connections between processes, which PyTorch asks for, where it is sure that all of them end."""
+    """Close the connections between processes, as PyTorch requires, if all processes end together."""
     try:
         yield
     except SystemExit as end:
-        if end.code == EXIT_STOPPED:  # agreed by all; any other end may be this process's alone
+        if end.code == EXIT_STOPPED:  # all ranks agreed to stop; with another code, only this process may end
             dist.destroy_process_group()
         raise
     comm.synchronize()
@@ -141,7 +141,7 @@ def _join(rank: int, world_size: int, local_rank: int, local_size: int, url: str
     dist.init_process_group("nccl" if use_cuda else "gloo", url, timeout=TIMEOUT, world_size=world_size, rank=rank)
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group(local_size)
-    else:  # Detectron2 v0.6 sets the group inside its own launcher only
+    else:  # Detectron2 v0.6 sets the group only in its own launcher
         for first in range(0, world_size, local_size):
             group = dist.new_group(list(range(first, first + local_size)))
             if first <= rank < first + local_size:
@@ -151,7 +151,7 @@ def _join(rank: int, world_size: int, local_rank: int, local_size: int, url: str
 
 @contextlib.contextmanager
 def _passing_signals_to(processes: list) -> Iterator[None]:
-    """SIGTERM and SIGUSR1 to this process go to the workers, which save their state (hooks.py), not to it."""
+    """Forward SIGTERM and SIGUSR1 from this process to the workers, which save their state (hooks.py)."""
 
     def forward(number: int, frame: Any) -> None:
         for process in processes:

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def distribute(model: nn.Module) -> nn.Module:
-    """Average gradients over the processes; the model itself if there is only one.
+    """Wrap a model so that gradients are averaged over the processes. One process gets the model itself.
 
     Detectron2's ``create_ddp_model`` names a device, which PyTorch refuses for networks on the CPU.
     """
@@ -20,15 +20,15 @@ def distribute(model: nn.Module) -> nn.Module:
         return model
     on_cuda = next(model.parameters()).is_cuda
     device_ids = [torch.cuda.current_device()] if on_cuda else None
-    # Statistics of BatchNorm stay each process's own, as in Detectron2; SyncBN is there to share them.
+    # Each process keeps its own statistics of BatchNorm, as in Detectron2. SyncBN shares them.
     return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
 
 
 def share_buffers(model: nn.Module) -> None:
-    """Give all processes the statistics of rank 0, which are those that checkpoints hold.
+    """Copy the buffers of rank 0, which checkpoints contain, to all processes.
 
-    Where BatchNorm counts in each process on its own, the scores of a training would otherwise be those of several
-    networks, none of them the saved one. To be called by all processes.
+    Each process has its own statistics of BatchNorm. Without this copy, each process would evaluate another network
+    than the saved one. All processes must call this function.
     """
     if comm.get_world_size() > 1:
         for buffer in model.buffers():

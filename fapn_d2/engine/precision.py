@@ -1,4 +1,4 @@
-"""Which type of numbers the network is trained in."""
+"""The data type in which a network is trained."""
 
 import torch
 from detectron2.config import CfgNode
@@ -7,10 +7,12 @@ _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def amp_dtype(cfg: CfgNode) -> torch.dtype | None:
-    """Type for ``torch.autocast`` under SOLVER.AMP, None without it. "auto" is float16 on CUDA, else bfloat16.
+    """The type for ``torch.autocast`` that SOLVER.AMP sets, or None if it is off.
+
+    "auto" is float16 on CUDA and bfloat16 on other devices.
 
     Raises:
-        ValueError: unknown name; float16 without CUDA; bfloat16 on a GPU that lacks it.
+        ValueError: the name is unknown, float16 is set without CUDA, or the GPU does not support bfloat16.
     """
     if not cfg.SOLVER.AMP.ENABLED:
         return None

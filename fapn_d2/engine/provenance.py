@@ -1,4 +1,4 @@
-"""What a run was: command, commit, config hash, versions and device."""
+"""The record of a run: command, commit, config hash, versions and device."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ from ..version import __version__
 
 
 def describe_run(cfg: CfgNode, config_file: str) -> dict:
-    """What is needed to repeat a run: command, config and its hash, commit, seed, versions, device, time."""
+    """The facts that are needed to repeat a run: command, config and its hash, commit, seed, versions, device, time."""
     return {
         "command": shlex.join(sys.argv),
         "config_file": config_file,
@@ -41,7 +41,7 @@ def describe_run(cfg: CfgNode, config_file: str) -> dict:
 
 
 def git_commit() -> str:
-    """Commit of the checkout that this package is in, "+changes" if it was edited; "unknown" outside a checkout."""
+    """The commit of the checkout of this package, with "+changes" if files were edited; else "unknown"."""
     command = ["git", "-C", os.path.dirname(os.path.abspath(__file__))]
     try:
         commit = subprocess.run([*command, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
@@ -55,7 +55,7 @@ PACKAGES = ("torch", "torchvision", "triton", "numpy")
 
 
 def describe_machine(device: torch.device) -> dict[str, object]:
-    """Device, versions, threads and the command: what must be known to compare two tables."""
+    """The device, the versions, the number of threads and the command: the facts that two tables must share."""
     return {
         "device": device_name(device),
         "threads": torch.get_num_threads(),
@@ -76,7 +76,7 @@ def _version(package: str) -> str | None:
 
 
 def device_name(device: torch.device) -> str:
-    """Name of the GPU, or of the processor for "cpu"."""
+    """The name of the GPU, or of the processor for the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

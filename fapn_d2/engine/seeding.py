@@ -1,8 +1,8 @@
-"""Random numbers that depend on (seed, place) alone, so that nothing has to be stored to continue a run.
+"""Random numbers that depend only on (seed, place), so that a continued run needs no stored generator states.
 
-The augmentation of a sample depends on its place in the order of training, the random choices inside the network on
-iteration and rank. A run that is interrupted and continued, or that uses another number of loader workers, draws what
-it would have drawn.
+The augmentation of a sample depends on the position of the sample in the order of training. The random choices inside
+the network depend on the iteration and the rank. So a run draws the same numbers if it is interrupted and continued, or
+if it uses another number of loader workers.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import torch
 
 
 def seed_generators(*place: int) -> None:
-    """Seed Python's, numpy's and torch's (all devices') generators from integers that are not negative."""
+    """Seed the generators of Python, NumPy and PyTorch (on all devices) from integers that are not negative."""
     words = [int(word) for word in np.random.SeedSequence(place).generate_state(3)]
     random.seed(words[0])
     np.random.seed(words[1])
@@ -23,7 +23,7 @@ def seed_generators(*place: int) -> None:
 
 @contextlib.contextmanager
 def seeded(*place: int) -> Iterator[None]:
-    """As :func:`seed_generators` for the CPU's generators, which afterwards are where they were."""
+    """Like :func:`seed_generators`, for the generators of the CPU. Their states are restored at the end."""
     words = [int(word) for word in np.random.SeedSequence(place).generate_state(3)]
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     try:

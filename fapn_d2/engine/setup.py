@@ -1,4 +1,4 @@
-"""Command line, logging and the record of what a run was."""
+"""The command line, the logs and the record of a run."""
 
 import argparse
 import logging
@@ -29,9 +29,9 @@ examples:
   score          .venv/bin/python tools/train_net.py --config-file configs/fapn/mask_rcnn_R_50_FaPN_1x.yaml \\
                      --eval-only MODEL.WEIGHTS model_final.pth
 
-Without a GPU, --num-gpus is the number of processes on the CPU. Works under torchrun, which then sets that number.
+Without a GPU, --num-gpus is the number of processes on the CPU. Under torchrun, torchrun sets that number.
 SIGTERM and SIGUSR1 save the state at the end of the iteration.
-exit codes: 0 done, 1 failed, 2 to be fixed as the message says, 75 stopped by a signal (go on with --resume)
+exit codes: 0 done, 1 failed, 2 the message says what to fix, 75 stopped by a signal (continue with --resume)
 """
 
 
@@ -41,15 +41,15 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--allow-partial",
         action="store_true",
-        help="go on, with a warning, where weights are missing or do not fit the network",
+        help="warn, instead of stopping, if weights are missing or do not fit the network",
     )
-    parser.add_argument("--debug", action="store_true", help="tracebacks for all errors (also: FAPN_DEBUG=1)")
-    parser.set_defaults(dist_url="auto")  # a port of its own for each run
+    parser.add_argument("--debug", action="store_true", help="show tracebacks for all errors (also: FAPN_DEBUG=1)")
+    parser.set_defaults(dist_url="auto")  # each run has its own port
     return parser
 
 
 def prepare_config(args: argparse.Namespace) -> CfgNode:
-    """The config of a command line; on a machine without GPU, for the CPU. Not frozen.
+    """The config of a command line, not frozen. On a machine without a GPU, its device is the CPU.
 
     Raises:
         ValueError, FileNotFoundError: see ``load_config``, ``check_inference`` and ``check_augmentation``.
@@ -62,13 +62,13 @@ def prepare_config(args: argparse.Namespace) -> CfgNode:
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Read the config, start the logs, seed, and record in OUTPUT_DIR what this run is.
+    """Read the config, start the logs, seed the generators, and write the record of the run to OUTPUT_DIR.
 
-    To be called in each process, in place of Detectron2's ``default_setup``, which prints the config and the
-    environment in full. SEED < 0 is replaced by a random seed, so that the record holds it.
+    Each process must call this function instead of Detectron2's ``default_setup``, which prints the whole config and
+    environment. A negative SEED is replaced by a random seed, so that the record contains the seed.
 
     Args:
-        args: from :func:`argument_parser`.
+        args: the arguments that :func:`argument_parser` parsed.
 
     Returns:
         The frozen config.
@@ -100,6 +100,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 def start_logs(folder: str) -> None:
-    """Messages of this project, Detectron2 and fvcore to the screen (rank 0) and to ``log.txt`` (each rank its own)."""
+    """Send the messages of this project, Detectron2 and fvcore to the screen (rank 0) and to ``log.txt``.
+
+    Each other rank has its own log file beside ``log.txt``.
+    """
     for name in ("fapn_d2", "detectron2", "fvcore"):
         setup_logger(folder, distributed_rank=comm.get_rank(), name=name)

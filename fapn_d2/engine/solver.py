@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules, beyond Detectron2's SGD with steps or cosine."""
+"""Optimizers and learning-rate schedules that Detectron2 does not have."""
 
 import math
 from collections.abc import Callable
@@ -18,11 +18,11 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
     """SOLVER.OPTIMIZER "SGD" or "AdamW", with Detectron2's keys for learning rates, weight decay and clipping.
 
     SOLVER.BACKBONE_MULTIPLIER and WEIGHT_DECAY_EMBED are MaskFormer's: see config/keys.py.
-    SOLVER.CLIP_GRADIENTS.CLIP_TYPE may be "full_model" too: the norm of all gradients together, as mmdetection clips,
-    where Detectron2's "norm" clips each parameter's on its own.
+    SOLVER.CLIP_GRADIENTS.CLIP_TYPE may also be "full_model". It clips the norm of all gradients together, as
+    mmdetection does. Detectron2's "norm" clips the gradient of each parameter separately.
 
     Raises:
-        ValueError: another name.
+        ValueError: SOLVER.OPTIMIZER is another name.
     """
     params = get_default_optimizer_params(
         model,
@@ -49,14 +49,14 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
 
 
 def _backbone_factor(factor: float) -> Callable[[str], float] | None:
-    """Parameter name -> factor on the learning rate; None where there is none."""
+    """A function from a parameter's name to the factor of its learning rate; None if the factor is 1."""
     if factor == 1.0:
         return None
     return lambda name: factor if "backbone" in name.rpartition(".")[0] else 1.0
 
 
 def _embeddings(model: torch.nn.Module) -> set[torch.nn.Parameter]:
-    """Learnt queries and tables of positions: parameters of ``nn.Embedding``, and Swin's by their names."""
+    """Learnt queries and position tables: the parameters of ``nn.Embedding``, and Swin's tables, found by name."""
     found = {p for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters(recurse=False)}
     tables = ("relative_position_bias_table", "absolute_pos_embed")
     return found | {p for name, p in model.named_parameters() if name.endswith(tables)}
@@ -74,7 +74,7 @@ def _with_weight_decay(params: list[dict], chosen: set[torch.nn.Parameter], valu
 
 
 def _clip_whole_model(optimizer: torch.optim.Optimizer, max_norm: float, norm_type: float) -> torch.optim.Optimizer:
-    """Clip before every step: after processes have exchanged gradients, and after loss scaling has been undone."""
+    """Clip before every step, after the exchange of gradients and after loss scaling was undone."""
 
     def clip(optimizer, args, kwargs):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -85,10 +85,10 @@ def _clip_whole_model(optimizer: torch.optim.Optimizer, max_norm: float, norm_ty
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
-    """SOLVER.LR_SCHEDULER_NAME: Detectron2's own, "WarmupPolyLR" or "WarmupTimesPolyLR".
+    """The schedule SOLVER.LR_SCHEDULER_NAME: one of Detectron2's, "WarmupPolyLR" or "WarmupTimesPolyLR".
 
     Raises:
-        ValueError: another name.
+        ValueError: SOLVER.LR_SCHEDULER_NAME is another name.
     """
     name = cfg.SOLVER.LR_SCHEDULER_NAME
     if name not in ("WarmupPolyLR", "WarmupTimesPolyLR"):
@@ -111,7 +111,7 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRSche
 
 
 class Product(ParamScheduler):
-    """The product of schedules: DeepLab's and MaskFormer's warm-up multiplies what comes after it."""
+    """The product of schedules. DeepLab and MaskFormer multiply the warm-up and the main schedule."""
 
     def __init__(self, *schedules: ParamScheduler):
         self.schedules = schedules
@@ -121,7 +121,7 @@ class Product(ParamScheduler):
 
 
 class Poly(PolynomialDecayParamScheduler):
-    """max((1 - t)^power, floor), where t in [0, 1] is the fraction of the training that is done."""
+    """max((1 - t)^power, floor), where t in [0, 1] is the completed fraction of the training."""
 
     def __init__(self, power: float, *, floor: float = 0.0):
         super().__init__(base_value=1.0, power=power)

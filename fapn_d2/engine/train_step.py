@@ -1,4 +1,4 @@
-"""One iteration: batch, losses, gradients, step."""
+"""One training iteration: batch, losses, gradients, optimizer step."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -14,25 +14,25 @@ from .seeding import seed_generators
 
 
 class NonFiniteLossError(FloatingPointError):
-    """A loss became NaN or infinite; says where, with which images, and what the other losses were."""
+    """A loss became NaN or infinite. The message gives the iteration, the images and all losses."""
 
 
 class TrainStep(SimpleTrainer):
-    """Detectron2's loop body, with autocast on any device and the same end on all ranks.
+    """Detectron2's loop body, with autocast on any device. All ranks stop together.
 
-    Detectron2's ``AMPTrainer`` works on CUDA only, and its check of the loss stops rank 0 alone. Here each rank tells
-    all others its losses and whether it was asked to stop, in the one exchange that logging needs anyway.
+    Detectron2's ``AMPTrainer`` works only on CUDA, and its check of the loss stops only rank 0. Here the ranks exchange
+    their losses and their requests to stop. Logging needs this exchange anyway.
 
     Args:
-        model: returns a dict of scalar losses in training.
-        data_loader: endless batches.
-        optimizer: of the model's parameters.
-        dtype: for ``torch.autocast``; float16 comes with loss scaling. None: no autocast.
-        seed: of the random choices inside the network; the same on all ranks.
+        model: a network that returns a dict of scalar losses in training mode.
+        data_loader: an endless iterable of batches.
+        optimizer: the optimizer of the model's parameters.
+        dtype: the type for ``torch.autocast``. float16 implies loss scaling. None: no autocast.
+        seed: the seed of the random choices inside the network, the same on all ranks.
 
     Attributes:
-        stop_requested: set it to end the training on all ranks; read by the exchange of the next iteration.
-        stop_agreed: whether any rank had set it by then.
+        stop_requested: set this to True to stop the training on all ranks. The exchange of the next iteration reads it.
+        stop_agreed: whether any rank had set ``stop_requested`` at the last exchange.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class TrainStep(SimpleTrainer):
         self._batches: Iterator | None = None
 
     def close(self) -> None:
-        """End the loader's processes. Left to the interpreter's exit, each takes seconds."""
+        """End the loader's processes. If the exit of the interpreter ends them, each takes seconds."""
         if hasattr(self._batches, "close"):
             self._batches.close()
         self._batches = None
@@ -118,8 +118,8 @@ class TrainStep(SimpleTrainer):
             listed = ", ".join(f"{name} {value:g}" for name, value in their_losses.items())
             lines.append(f"  rank {rank}: {listed}; images: {', '.join(their_images)}")
         lines.append(
-            "Usual reasons: a learning rate too high for this batch size (SOLVER.BASE_LR), too short a warm-up "
-            "(SOLVER.WARMUP_ITERS), or boxes without area in the labels of these images."
+            "Usual reasons: the learning rate is too high for this batch size (SOLVER.BASE_LR), the warm-up is too "
+            "short (SOLVER.WARMUP_ITERS), or labels of these images contain boxes without area."
         )
         return "\n".join(lines)
 

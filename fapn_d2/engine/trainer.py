@@ -39,20 +39,20 @@ class Trainer(DefaultTrainer):
     Works on CUDA and CPU, in one process or many. The data sets are checked before the model is built.
 
     Args:
-        cfg: a config from ``load_config``. SEED decides initial weights, order of images and augmentation; < 0 draws
-            one, which checkpoints keep.
-        allow_partial: start from weights that do not fit in full.
+        cfg: the config, from ``load_config``. SEED determines initial weights, the order of images and augmentation. If
+            it is negative, a seed is drawn and kept in checkpoints.
+        allow_partial: whether to start although weights are missing or do not fit.
 
     Raises:
-        ValueError, FileNotFoundError: what in config, data sets or weights cannot work.
+        ValueError, FileNotFoundError: the config, the data sets or the weights are not usable.
     """
 
     def __init__(self, cfg: CfgNode, *, allow_partial: bool = False):
-        TrainerBase.__init__(self)  # DefaultTrainer's own constructor wraps models for CUDA only
+        TrainerBase.__init__(self)  # DefaultTrainer's constructor works only on CUDA
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         images, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
         if images < 1 or images % processes:
-            raise ValueError(f"SOLVER.IMS_PER_BATCH is {images}, no multiple of the number of processes, {processes}")
+            raise ValueError(f"SOLVER.IMS_PER_BATCH is {images}, which is not a multiple of the {processes} processes")
         dtype = amp_dtype(cfg)
         check_inference(cfg)
         check_augmentation(cfg)
@@ -77,8 +77,11 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continue from the last good checkpoint in OUTPUT_DIR, or, without one or without ``resume``, start from
-        MODEL.WEIGHTS."""
+        """Continue from the last good checkpoint in OUTPUT_DIR, or start from MODEL.WEIGHTS.
+
+        Args:
+            resume: whether to look for a checkpoint.
+        """
         if resume and self.checkpointer.resume():
             self.start_iter = self.iter + 1
             return
@@ -103,7 +106,7 @@ class Trainer(DefaultTrainer):
 
     def state_dict(self) -> dict:
         state = TrainerBase.state_dict(self)
-        state["_trainer"] = self._trainer.state_dict()  # Detectron2 v0.6 forgets the optimizer here
+        state["_trainer"] = self._trainer.state_dict()  # Detectron2 v0.6 leaves out the optimizer
         if hasattr(self.data_loader, "state_dict"):
             state["data_stream"] = self.data_loader.state_dict()
         return state
@@ -140,8 +143,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> dict:
-        """Score on DATASETS.TEST, as TEST.SEM_SEG says; the main process also writes the numbers to
-        ``OUTPUT_DIR/results.json``.
+        """Score on DATASETS.TEST, with the inference of TEST.SEM_SEG.
+
+        The main process also writes the numbers to ``OUTPUT_DIR/results.json``.
 
         Returns:
             {task: {metric: value}}, or {data set: {task: ...}} for several; empty on other ranks.
@@ -153,10 +157,10 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test_augmented(cls, cfg: CfgNode, model: nn.Module) -> dict:
-        """Score boxes and masks as TEST.AUG says; the main process writes ``results-augmented.json``.
+        """Score boxes and masks with the augmentation of TEST.AUG. The main process writes ``results-augmented.json``.
 
         Returns:
-            As :meth:`test`, with "_TTA" behind each name of a task or data set, as Detectron2 has it.
+            The results as from :meth:`test`, with "_TTA" after each name of a task or data set, as in Detectron2.
         """
         share_buffers(model)
         folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
@@ -171,12 +175,15 @@ def evaluate(cfg: CfgNode, *, resume: bool = False, allow_partial: bool = False)
     """Score MODEL.WEIGHTS, or with ``resume`` the last checkpoint in OUTPUT_DIR, on DATASETS.TEST.
 
     Args:
-        cfg: a config from ``load_config``.
-        resume: take the last checkpoint.
-        allow_partial: score a network although weights are missing or do not fit.
+        cfg: the config, from ``load_config``.
+        resume: whether to use the last checkpoint.
+        allow_partial: whether to score a network although weights are missing or do not fit.
+
+    Returns:
+        The results as from :meth:`Trainer.test`, with those of :meth:`Trainer.test_augmented` if TEST.AUG is enabled.
 
     Raises:
-        ValueError, FileNotFoundError: as :meth:`Checkpointer.load`, or the data sets are not usable.
+        ValueError, FileNotFoundError: see :meth:`Checkpointer.load`; or the data sets are not usable.
     """
     _check_once(cfg, list(cfg.DATASETS.TEST))
     model = accelerate(Trainer.build_model(cfg), cfg)
@@ -188,7 +195,7 @@ def evaluate(cfg: CfgNode, *, resume: bool = False, allow_partial: bool = False)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Filter of log records: Detectron2 logs a traceback before it raises; the message is enough where it says all."""
+    """A filter of log records that replaces the traceback of a user's error by its message."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, USER_ERRORS):
         record.msg, record.args, record.exc_info = "Training ended: %s", (message_of(error),), None
@@ -202,7 +209,7 @@ def _write_results(cfg: CfgNode, results: dict, *, name: str = "results.json") -
 
 
 def _check_once(cfg: CfgNode, names: list[str]) -> None:
-    """Check data sets (and make those that make themselves) in one process; all raise what it finds."""
+    """Check data sets, and generate those that are generated, in one process. All processes raise its error."""
     error = None
     if comm.is_main_process():
         try:

@@ -64,7 +64,7 @@ from .ledger_fields import (
 from .metrics import PLACES
 
 LEDGER_NAME = "tables.yaml"
-#: What a row is reproduced by; it has exactly one of them.
+#: The fields that say how a row is reproduced; each row has exactly one of them.
 _WAYS = ("config", "networks", "pending")
 
 
@@ -92,7 +92,7 @@ class Row:
     table: str
     about: str
     method: str
-    networks: Mapping[str, Network]  #: name -> network; one named "" where the row has a single one; none if pending
+    networks: Mapping[str, Network]  #: name -> network; "" is the name of a single one; empty if the row is pending
     paper: Mapping[str, float]
     tolerance: Mapping[str, float]
     pretraining: Network | None = None  #: trained first; its weights are where the networks start
@@ -107,7 +107,7 @@ class Row:
 
     @property
     def network(self) -> Network:
-        """The network of a row that has one.
+        """The network of a row that has exactly one.
 
         Raises:
             ValueError: the row is pending, or needs several networks.
@@ -139,10 +139,10 @@ class Ledger:
 
 
 def load_ledgers(configs: Path = CONFIGS) -> list[Ledger]:
-    """Every ledger below ``configs``, by name of the folder.
+    """Every ledger below ``configs``, ordered by the name of its folder.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no ledger.
         ValueError: see :func:`load_ledger`.
     """
     paths = sorted(configs.glob(f"*/{LEDGER_NAME}"))
@@ -156,8 +156,8 @@ def load_ledger(path: Path) -> Ledger:
     """Read and check one ledger.
 
     Raises:
-        ValueError: a field that is unknown, missing or of the wrong type, a config file that does not exist, an id
-            that is there twice or is not of this paper. The message names file, row and field.
+        ValueError: a field is unknown, missing or of the wrong type, a config file does not exist, or an id stands
+            there twice or belongs to another paper. The message names file, row and field.
     """
     try:
         content = yaml.safe_load(path.read_text())

@@ -1,4 +1,4 @@
-"""A recipe made small, to try a row of the ledger on a small machine or on little data."""
+"""Make a recipe small, to try a row of the ledger on a small machine or with few images."""
 
 import functools
 from collections.abc import Sequence
@@ -6,9 +6,9 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-#: Shortest side that shrinking makes, in pixels: the coarsest map of stride 32 keeps four positions.
+#: The shortest side, in pixels, to which shrinking goes: a map of stride 32 then keeps four positions.
 MIN_SIDE = 128
-#: Batch normalisation on a single position of a single image has no variance.
+#: The smallest batch: batch normalization on a single position of a single image has no variance.
 MIN_BATCH = 2
 
 
@@ -16,13 +16,13 @@ def shrinking(cfg: CfgNode, factor: float, *, processes: int = 1) -> list[Any]:
     """KEY VALUE pairs that make a recipe smaller; nothing else changes.
 
     - iterations, the steps of the schedule, warm-up and the period of evaluation: times ``factor``;
-    - images of a batch: times ``factor``, at least two and a multiple of ``processes``; the rate goes with them;
-    - sides of images and crops, in training and testing: times ``factor``, but all alike, and none below 128 pixels.
+    - images per batch: times ``factor``, at least two and a multiple of ``processes``; the rate changes in proportion;
+    - sides of images and crops, in training and testing: all times the same factor, so that none is below 128 pixels.
 
     Args:
-        cfg: the recipe; not changed.
-        factor: in (0, 1].
-        processes: what IMS_PER_BATCH must be a multiple of.
+        cfg: the recipe; it is not changed.
+        factor: the factor of the reduction, in (0, 1].
+        processes: the number of processes; IMS_PER_BATCH becomes a multiple of it.
 
     Raises:
         ValueError: ``factor`` is not in (0, 1].
@@ -59,21 +59,21 @@ def _sizes(cfg: CfgNode, factor: float) -> list[Any]:
         keys += ["INPUT.SCALE_CROP.SIZE"]
     else:
         keys += ["INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN"]
-        if cfg.INPUT.CROP.ENABLED and cfg.INPUT.CROP.TYPE.startswith("absolute"):  # else a part of the image
+        if cfg.INPUT.CROP.ENABLED and cfg.INPUT.CROP.TYPE.startswith("absolute"):  # others are fractions of the image
             keys += ["INPUT.CROP.SIZE"]
     if cfg.TEST.AUG.ENABLED:
         keys += ["TEST.AUG.MIN_SIZES", "TEST.AUG.MAX_SIZE"]
     sides = {key: _value(cfg, key) for key in keys}
-    given = [side for value in sides.values() for side in _listed(value) if side > 0]  # 0: as the image is
+    given = [side for value in sides.values() for side in _listed(value) if side > 0]  # 0: the size of the image
     factor = min(1.0, max(factor, MIN_SIDE / min(given)))
-    if cfg.TEST.SEM_SEG.MODE == "slide":  # does not bound the factor: rows that only test otherwise train alike
+    if cfg.TEST.SEM_SEG.MODE == "slide":  # added after the factor: rows that differ only in testing share a training
         sides["TEST.SEM_SEG.CROP_SIZE"] = cfg.TEST.SEM_SEG.CROP_SIZE
     changed: list[Any] = []
     for key, value in sides.items():
         smaller = [round(side * factor) for side in _listed(value)]
         if smaller != _listed(value):
             changed += [key, smaller if isinstance(value, (tuple, list)) else smaller[0]]
-    if cfg.INPUT.SCALE_CROP.ENABLED and factor < 1:  # the crop then shows as much of the image as before
+    if cfg.INPUT.SCALE_CROP.ENABLED and factor < 1:  # so that a crop shows as much of the image as before
         changed += ["INPUT.SCALE_CROP.SCALES", [scale * factor for scale in cfg.INPUT.SCALE_CROP.SCALES]]
     return changed
 

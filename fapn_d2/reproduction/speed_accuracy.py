@@ -1,6 +1,6 @@
-"""Frames a second and mIoU of real-time networks: what papers print and what was measured (SFNet's Figure 1).
+"""Frames per second and mIoU of real-time networks, as printed in papers and as measured here (SFNet's Figure 1).
 
-Accuracy comes from the ledger and from the records of ``tools/reproduce.py``, speed from the ledger and from files of
+Accuracy comes from the ledgers and from the records of ``tools/reproduce.py``, speed from the ledgers and from files of
 ``tools/benchmark.py speed --json``.
 """
 
@@ -19,12 +19,12 @@ _PRINTED_MIOU, _MEASURED_MIOU = ("mIoU_test", "mIoU"), ("mIoU_val", "mIoU")
 
 @dataclass(frozen=True)
 class Timing:
-    """How fast a row's network runs here."""
+    """The speed of a row's network on some device here."""
 
     row: str  #: id in the ledger
     fps: float
     device: str
-    how: str  #: precision and options, as the benchmark names them
+    how: str  #: precision and options, in the words of the benchmark
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Point:
 
     label: str
     kind: str  #: PAPER, OTHERS or MEASURED
-    fps: float | None  #: None where it was not measured
-    miou: float | None  #: percent; None where it was not measured
+    fps: float | None  #: frames per second; None if it was not measured
+    miou: float | None  #: percent; None if it was not measured
     note: str = ""
 
 
@@ -42,13 +42,13 @@ class Point:
 class SpeedTable:
     """The points of one table of a paper."""
 
-    slug: str  #: what the ids of its rows start with
+    slug: str  #: the first part of the ids of its rows, as in "sfnet.t6"
     title: str
     about: str
     points: tuple[Point, ...]
 
     def text(self) -> str:
-        """As a table, fastest first within each kind."""
+        """The table as text; within each kind, the fastest network first."""
         width = max(len(p.label) for p in self.points)
         lines = [f"{self.title}. {self.about}", f"  {'':{width}}  {'fps':>7} {'mIoU':>6}"]
         for kind in (OTHERS, PAPER, MEASURED):
@@ -59,11 +59,11 @@ class SpeedTable:
 
 
 def read_timings(path: str | Path) -> list[Timing]:
-    """The rows of the ledgers in a file of ``tools/benchmark.py speed --json``, each in the ways that were timed.
+    """The timings of ledger rows in a file of ``tools/benchmark.py speed --json``; one per way of running a network.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is another kind of file.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file was not written by that command.
     """
     try:
         content = json.loads(Path(path).read_text())
@@ -79,13 +79,13 @@ def read_timings(path: str | Path) -> list[Timing]:
 def speed_tables(
     ledgers: Sequence[Ledger], records: Sequence[Record], timings: Sequence[Timing], *, prefix: str = ""
 ) -> list[SpeedTable]:
-    """Every table that prints frames a second beside mIoU.
+    """Every table that prints frames per second and mIoU.
 
     Args:
         ledgers: all papers.
-        records: runs, for accuracy; those of other configs are left out.
-        timings: for speed; of several ways of running a network the fastest counts.
-        prefix: only tables whose rows' ids start so.
+        records: records of runs, for accuracy; runs of other configs are left out.
+        timings: timings, for speed; if a network was run in several ways, the fastest counts.
+        prefix: the start of the ids of the rows of interest, as in "sfnet.t6"; "" for all tables.
 
     Raises:
         ValueError: there is no such table.
@@ -127,7 +127,7 @@ def _printed_miou(printed: Mapping[str, float]) -> float:
 
 
 def _measured(row: Row, label: str, records: Sequence[Record], timings: Sequence[Timing]) -> list[Point]:
-    """One point, or none where nothing is known."""
+    """One point, or none if nothing is known."""
     own = records_of(row, records)
     numbers = numbers_of(row, own)
     accuracies = next((numbers[n].ours for n in _MEASURED_MIOU if n in numbers and numbers[n].ours), ())
@@ -137,14 +137,17 @@ def _measured(row: Row, label: str, records: Sequence[Record], timings: Sequence
         return []
     notes = [f"{fastest.device}, {fastest.how}".removesuffix(", ")] if fastest else []
     notes += [f"mean of {len(accuracies)} runs"] * (len(accuracies) > 1)
-    notes += [f"mIoU from {row.start}"] * bool(accuracies and row.start)
     miou = sum(accuracies) / len(accuracies) if accuracies else None
+    if accuracies and row.start:  # in the label, because charts show no notes
+        label = f"{label}, from {row.start}"
     return [Point(label, MEASURED, fastest.fps if fastest else None, miou, "; ".join(notes))]
 
 
 def _label(row: Row, *, alone: bool) -> str:
-    """The row's method without a network that its name has already, as in "SFNet(DF1), DF1"; where several rows have
-    the same, with the size of images."""
+    """The row's method, without the network if the name contains it, as in "SFNet(DF1), DF1".
+
+    If several rows have the same method, the size of images is added.
+    """
     name, _, network = row.method.rpartition(", ")
     label = name if f"({network})" in name else row.method
     if alone or row.pending:

@@ -128,4 +128,4 @@ def test_rows_that_start_from_random_weights_say_so():
     }
     assert len(marked) == 30 and all(row_id.startswith("sfnet.") for row_id in marked)
     mapillary = ROWS["sfnet.t6.sfnet_r18_mapillary"]
-    assert mapillary.start.endswith("trained from random weights") and not mapillary.pretraining.load().MODEL.WEIGHTS
+    assert mapillary.start.endswith("from random weights") and not mapillary.pretraining.load().MODEL.WEIGHTS

@@ -6,6 +6,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_sem_seg
 from PIL import Image
 
+from fapn_d2.config.loading import load_config
 from tests.datasets.programs import run
 
 
@@ -23,6 +24,7 @@ def download(tmp_path):
 
 
 def test_labels_count_from_zero(download, capsys):
+    load_config()  # adds the colours
     run("prepare_ade20k", download)
     assert "1 images for training (the release has 20210), 1 images for validation" in capsys.readouterr().out
     for name, split in (("train", "training"), ("val", "validation")):

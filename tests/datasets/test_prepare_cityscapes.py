@@ -11,6 +11,7 @@ from detectron2.data.datasets.cityscapes import load_cityscapes_instances, load_
 from detectron2.data.datasets.cityscapes_panoptic import load_cityscapes_panoptic
 from PIL import Image
 
+from fapn_d2.config.loading import load_config
 from fapn_d2.data.datasets.cityscapes import lending
 from tests.datasets.programs import run
 from tests.toys.cityscapes import make_tree
@@ -127,6 +128,7 @@ def test_ids_that_cityscapes_does_not_have(download):
 def test_colours_of_the_benchmark():
     from cityscapesscripts.helpers.labels import labels
 
+    load_config()  # adds the colours
     colors = [list(label.color) for label in sorted(labels, key=lambda x: x.trainId) if 0 <= label.trainId < 255]
     for split in ("train", "val", "test"):
         assert MetadataCatalog.get(f"cityscapes_fine_sem_seg_{split}").stuff_colors == colors

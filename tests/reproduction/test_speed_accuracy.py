@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,15 @@ def test_points_of_a_table(ledgers, tmp_path):
     assert lines[-1].split() == ["Toy,", "B,", "256x1024", "100.0", "-", "a", "GPU,", "float32"]
     with pytest.raises(ValueError, match=r"starts with 'toy\.t2'; there are \['toy\.t1'\]"):
         speed_tables(ledgers, [], [], prefix="toy.t2")
+
+
+def test_an_accuracy_from_weaker_weights_is_labelled(ledgers, tmp_path):
+    (ledger,) = ledgers
+    weak = replace(ledger, rows=tuple(replace(row, start="random weights") for row in ledger.rows))
+    (table,) = speed_tables([weak], [], read_timings(write_timings(tmp_path / "speed.json")))
+    labels = [(p.label, p.kind) for p in table.points]
+    assert ("Toy(A), from random weights", MEASURED) in labels and ("Toy(A)", PAPER) in labels
+    assert ("Toy, B, 256x1024", MEASURED) in labels  # only its speed was measured
 
 
 def test_other_files_are_refused(tmp_path):

@@ -32,8 +32,13 @@ def convert(file: LabelFile) -> np.ndarray:
 
 
 def complete_ade20k() -> None:
-    """Add colours to Detectron2's ADE20K."""
-    for name in ("ade20k_sem_seg_train", "ade20k_sem_seg_val"):
+    """Add colours to Detectron2's ADE20K, unless the metadata have colours already.
+
+    Metadata cannot be changed once they are set, and another project may set its own colours when it is imported. So
+    ``add_fapn_config`` calls this function, not the import of fapn_d2.
+    """
+    for name in ("ade20k_sem_seg_train", "ade20k_sem_seg_val", "ade20k_sem_seg_test"):
         metadata = MetadataCatalog.get(name)
-        if not metadata.get("stuff_colors"):
+        classes = metadata.get("stuff_classes", ())
+        if len(classes) == NUM_CLASSES and not metadata.get("stuff_colors"):
             metadata.set(stuff_colors=palette(NUM_CLASSES))

@@ -53,7 +53,8 @@ def advice(name: str) -> str:
     )
 
 
-_PLACES: dict[str, tuple[Mapping[str, str], Callable[[str], object] | None]] = {}
+#: Name -> (paths, prepare) as given to :func:`register`, and the function in the catalog.
+_PLACES: dict[str, tuple[Mapping[str, str], Callable[[str], object] | None, Callable[[], list[dict]]]] = {}
 
 
 def register(
@@ -66,8 +67,8 @@ def register(
 ) -> None:
     """Register a data set that is searched for under :func:`data_root` each time it is used.
 
-    Detectron2 reads the variable once, at import, but notebooks and tests set it later. If the name is registered
-    already, the existing data set is kept, with a warning.
+    Detectron2 reads the variable once, at import, but notebooks and tests set it later. A second call with the same
+    name does nothing. If somebody else has registered the name, the existing data set is kept, with a warning.
 
     Args:
         name: the name in Detectron2's catalogs.
@@ -77,6 +78,8 @@ def register(
         **metadata: all other metadata for the ``MetadataCatalog``.
     """
     if name in DatasetCatalog:
+        if _is_ours(name):
+            return
         logger.warning("A data set named %s is registered already; fapn_d2 leaves it as it is.", name)
         return
 
@@ -86,19 +89,24 @@ def register(
 
     DatasetCatalog.register(name, load_from_current_root)
     MetadataCatalog.get(name).set(**metadata)
-    _PLACES[name] = (paths, prepare)
+    _PLACES[name] = (paths, prepare, load_from_current_root)
     _set_paths(name)
 
 
 def locate(name: str) -> None:
     """Set the paths in the metadata of ``name`` to the current data root, and generate the data set if it is a
     generated one. Data sets that were not registered by :func:`register` are not changed."""
-    if name not in _PLACES:
+    if not _is_ours(name):
         return
     _set_paths(name)
     prepare = _PLACES[name][1]
     if prepare:
         prepare(data_root())
+
+
+def _is_ours(name: str) -> bool:
+    """Whether :func:`register` registered ``name``, and nobody has replaced it since."""
+    return name in _PLACES and name in DatasetCatalog and DatasetCatalog[name] is _PLACES[name][2]
 
 
 def _set_paths(name: str) -> None:

@@ -30,6 +30,8 @@ FOLDER = "cityscapes"
 IGNORE_LABEL = 255
 NUM_CLASSES = 19
 _INTERNAL = "deeplearning.projects.cityscapesApi"
+#: Beginnings of the names of the data sets whose loaders use the label list.
+_LABEL_NAMES = ("cityscapes_fine_sem_seg", "cityscapes_fine_instance_seg")
 
 
 @functools.cache
@@ -127,19 +129,29 @@ def instance_files(gt_dir: Path) -> list[Path]:
 
 
 def complete_cityscapes() -> None:
-    """Add colours to Detectron2's Cityscapes, and work around the error in its loader if it has that error."""
+    """Add colours to Detectron2's Cityscapes, unless the metadata have colours already.
+
+    Metadata cannot be changed once they are set, and another project may set its own colours when it is imported. So
+    ``add_fapn_config`` calls this function, not the import of fapn_d2.
+    """
     by_train_id = sorted(CITYSCAPES_CATEGORIES, key=lambda category: category["trainId"])
     stuff = [list(category["color"]) for category in by_train_id]
     things = [list(category["color"]) for category in by_train_id if category["isthing"]]
-    prefixes = ("cityscapes_fine_sem_seg", "cityscapes_fine_instance_seg")
-    uses_internal_name = _INTERNAL in inspect.getsource(detectron2_cityscapes)
-    for name in [name for name in DatasetCatalog if name.startswith(prefixes)]:
+    for name in [name for name in DatasetCatalog if name.startswith(_LABEL_NAMES)]:
         metadata = MetadataCatalog.get(name)
         for key, colors in (("stuff_colors", stuff), ("thing_colors", things)):
             if not metadata.get(key):
                 metadata.set(**{key: colors})
-        if uses_internal_name:
-            load = DatasetCatalog.pop(name)
+
+
+def repair_cityscapes() -> None:
+    """Work around the error in Detectron2's loader of Cityscapes, if it has that error. A second call does nothing."""
+    if _INTERNAL not in inspect.getsource(detectron2_cityscapes):
+        return
+    for name in [name for name in DatasetCatalog if name.startswith(_LABEL_NAMES)]:
+        load = DatasetCatalog[name]
+        if getattr(load, "__module__", "").startswith("detectron2.") and not hasattr(load, "__wrapped__"):
+            DatasetCatalog.remove(name)
             DatasetCatalog.register(name, lending(load))
 
 

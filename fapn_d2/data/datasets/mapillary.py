@@ -13,6 +13,8 @@ import json
 import os
 from pathlib import Path
 
+from detectron2.data import DatasetCatalog
+
 from .catalog import advice, register
 from .image_label_pairs import pair_files
 
@@ -101,15 +103,26 @@ def check_names(config_json: Path) -> None:
         )
 
 
+METADATA = {
+    "evaluator_type": "sem_seg",
+    "ignore_label": IGNORE_LABEL,
+    "stuff_classes": list(COLORS),
+    "stuff_colors": [list(color) for color in COLORS.values()],
+}
+
+
 def register_mapillary() -> None:
-    """Register ``mapillary_vistas_sem_seg_{train,val}``. No file is read before a data set is used."""
+    """Register ``mapillary_vistas_sem_seg_{train,val}``. No file is read before a data set is used.
+
+    MaskFormer and Mask2Former register the same names when they are imported, and fail if a name is registered. So
+    ``add_fapn_config`` calls this function, not the import of fapn_d2. It does nothing for a registered name.
+    """
     for split, (name, _) in SPLITS.items():
+        if f"mapillary_vistas_sem_seg_{name}" in DatasetCatalog:
+            continue
         register(
             f"mapillary_vistas_sem_seg_{name}",
             lambda root, split=split: load_mapillary(os.path.join(root, FOLDER), split),
             paths={"image_root": f"{FOLDER}/{split}/images"},
-            evaluator_type="sem_seg",
-            ignore_label=IGNORE_LABEL,
-            stuff_classes=list(COLORS),
-            stuff_colors=[list(color) for color in COLORS.values()],
+            **METADATA,
         )

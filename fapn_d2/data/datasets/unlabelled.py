@@ -16,6 +16,7 @@ from .ade20k import FOLDER as ADE20K
 from .catalog import advice, locate, register
 from .image_label_pairs import IMAGE_SUFFIXES, stems
 from .mapillary import FOLDER as MAPILLARY
+from .mapillary import METADATA as MAPILLARY_METADATA
 
 #: Name -> (image list below the data root, output of the network -> tasks). Both lists refer to coco/test2017.
 COCO = {
@@ -120,7 +121,7 @@ def register_unlabelled() -> None:
         )
     for kind, tasks in CITYSCAPES.items():
         name, key = f"cityscapes_fine_{kind}_test", "image_root" if kind == "panoptic" else "image_dir"
-        if name in DatasetCatalog:  # Detectron2's, which needs label files
+        if name in DatasetCatalog and not unlabelled(name):  # Detectron2's, which needs label files
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
         _register(name, {key: "cityscapes/leftImg8bit/test"}, tasks, like=f"cityscapes_fine_{kind}_val")
@@ -134,7 +135,7 @@ def register_unlabelled() -> None:
         "mapillary_vistas_sem_seg_test",
         {"image_root": f"{MAPILLARY}/testing/images"},
         {"sem_seg": ("vistas",)},
-        like="mapillary_vistas_sem_seg_val",
+        like=MAPILLARY_METADATA,
     )
 
 
@@ -142,6 +143,8 @@ def register_unlabelled() -> None:
 _PLACES = ("name", "image_root", "image_dir", "gt_dir", "json_file", "panoptic_json", "panoptic_root", "sem_seg_root")
 
 
-def _register(name: str, paths: dict[str, str], tasks: dict[str, tuple[str, ...]], *, like: str) -> None:
-    metadata = {key: value for key, value in MetadataCatalog.get(like).as_dict().items() if key not in _PLACES}
+def _register(name: str, paths: dict[str, str], tasks: dict[str, tuple[str, ...]], *, like: str | dict) -> None:
+    """``like`` is the metadata of a labelled split, or its name."""
+    known = MetadataCatalog.get(like).as_dict() if isinstance(like, str) else like
+    metadata = {key: value for key, value in known.items() if key not in _PLACES}
     register(name, lambda root: image_list(name), paths=paths, submission=tasks, **metadata)

@@ -1,8 +1,21 @@
 import logging
+import subprocess
+import sys
 
+import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from fapn_d2.data.datasets.catalog import data_root, register
+from fapn_d2.config.loading import load_config
+from fapn_d2.data.datasets.ade20k import complete_ade20k
+from fapn_d2.data.datasets.camvid import register_camvid
+from fapn_d2.data.datasets.catalog import data_root, locate, register
+from fapn_d2.data.datasets.cityscapes import complete_cityscapes, repair_cityscapes
+from fapn_d2.data.datasets.coco_stuff import register_coco_stuff
+from fapn_d2.data.datasets.coco_subset import register_coco_subsets
+from fapn_d2.data.datasets.mapillary import register_mapillary
+from fapn_d2.data.datasets.pascal_context import register_pascal_context
+from fapn_d2.data.datasets.shapes import register_shapes
+from fapn_d2.data.datasets.unlabelled import register_unlabelled
 
 
 def test_the_root_is_read_at_call_time(monkeypatch):
@@ -25,3 +38,102 @@ def test_a_name_that_is_taken_stays_its_owners(caplog):
         register("coco_2017_val", lambda root: [], paths={})
     assert DatasetCatalog["coco_2017_val"] is before
     assert "coco_2017_val is registered already" in caplog.text
+
+
+OTHER_PROJECT = """
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+for split in ("train", "val"):  # the names, class names and layout of Mask2Former
+    name = f"mapillary_vistas_sem_seg_{split}"
+    DatasetCatalog.register(name, lambda: ["theirs"])
+    MetadataCatalog.get(name).set(
+        stuff_classes=["Bird"], image_root="there", evaluator_type="sem_seg", ignore_label=65, stuff_colors=[[1, 2, 3]]
+    )
+"""
+CHECK = """
+from detectron2.config import get_cfg
+fapn_d2.add_fapn_config(get_cfg())
+fapn_d2.add_fapn_config(get_cfg())
+assert DatasetCatalog.get(name) == ["theirs"] and MetadataCatalog.get(name).stuff_classes == ["Bird"]
+assert len(MetadataCatalog.get("mapillary_vistas_sem_seg_test").stuff_classes) == 65
+"""
+
+
+@pytest.mark.parametrize("order", [("import fapn_d2", OTHER_PROJECT), (OTHER_PROJECT, "import fapn_d2")])
+def test_mask2former_registers_mapillary_before_or_after_our_import(order):
+    program = "\n".join((*order, CHECK))
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "registered already" not in done.stderr, done.stderr
+
+
+def test_mapillary_is_ours_where_nobody_else_registers_it():
+    load_config()
+    metadata = MetadataCatalog.get("mapillary_vistas_sem_seg_val")
+    assert metadata.stuff_classes[0] == "animal--bird" and "mapillary_vistas_sem_seg_train" in DatasetCatalog
+
+
+OTHER_METADATA = """
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+for name in ("ade20k_sem_seg_train", "ade20k_sem_seg_val", "cityscapes_fine_sem_seg_train"):
+    MetadataCatalog.get(name).set(stuff_colors=[[1, 2, 3]])
+DatasetCatalog.remove("ade20k_sem_seg_val")  # as others do who replace its classes
+MetadataCatalog.remove("ade20k_sem_seg_val")
+DatasetCatalog.register("ade20k_sem_seg_val", lambda: ["theirs"])
+MetadataCatalog.get("ade20k_sem_seg_val").set(stuff_classes=["wall", "door"])
+"""
+CHECK_METADATA = """
+from detectron2.config import get_cfg
+fapn_d2.add_fapn_config(get_cfg())
+fapn_d2.add_fapn_config(get_cfg())
+for name in ("ade20k_sem_seg_train", "cityscapes_fine_sem_seg_train"):
+    assert MetadataCatalog.get(name).stuff_colors == [[1, 2, 3]], name
+theirs = MetadataCatalog.get("ade20k_sem_seg_val")
+assert theirs.stuff_classes == ["wall", "door"] and not theirs.get("stuff_colors")
+assert DatasetCatalog.get("ade20k_sem_seg_val") == ["theirs"]
+assert len(MetadataCatalog.get("cityscapes_fine_sem_seg_val").stuff_colors) == 19
+"""
+
+
+@pytest.mark.parametrize("order", [("import fapn_d2", OTHER_METADATA), (OTHER_METADATA, "import fapn_d2")])
+def test_another_project_sets_other_colours_and_classes_before_or_after_our_import(order):
+    program = "\n".join((*order, CHECK_METADATA))
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def catalogs() -> tuple[dict, dict]:
+    return dict(DatasetCatalog.data), {name: dict(MetadataCatalog.get(name).as_dict()) for name in DatasetCatalog}
+
+
+def test_a_second_call_of_our_registrations_does_nothing(caplog):
+    load_config()
+    before = catalogs()
+    with caplog.at_level(logging.WARNING, "fapn_d2"):
+        for register_again in (
+            *(register_camvid, register_coco_stuff, register_coco_subsets, register_mapillary),
+            *(register_pascal_context, register_shapes, register_unlabelled),
+            *(repair_cityscapes, complete_ade20k, complete_cityscapes),
+        ):
+            register_again()
+    after = catalogs()
+    assert {name for name in before[0] if before[0][name] is not after[0].get(name)} == set()
+    assert after[1] == before[1] and list(after[0]) == list(before[0])
+    assert "registered already" not in caplog.text
+
+
+def test_who_replaces_our_data_set_keeps_it(monkeypatch, tmp_path):
+    ours, metadata = DatasetCatalog["shapes_val"], MetadataCatalog["shapes_val"]
+    DatasetCatalog.remove("shapes_val")
+    MetadataCatalog.remove("shapes_val")
+    try:
+        DatasetCatalog.register("shapes_val", lambda: ["theirs"])
+        MetadataCatalog.get("shapes_val").set(thing_classes=["cube"], json_file="theirs.json")
+        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+        register_shapes()
+        locate("shapes_val")
+        assert DatasetCatalog.get("shapes_val") == ["theirs"] and not list(tmp_path.iterdir())
+        assert MetadataCatalog.get("shapes_val").thing_classes == ["cube"]
+        assert MetadataCatalog.get("shapes_val").json_file == "theirs.json"
+    finally:
+        DatasetCatalog["shapes_val"], MetadataCatalog["shapes_val"] = ours, metadata
