@@ -18,10 +18,11 @@ from typing import Any
 
 from ..config.hashing import config_hash, training_hash
 from .ledger import CONFIGS, Network, Row
-from .records import PRETRAINING, Record, read_record
+from .records import PRETRAINING, PROPOSALS, Record, read_record
 from .shrinking import shrinking
 
 TRAIN_TOOL = CONFIGS.parent / "tools" / "train_net.py"
+PROPOSALS_TOOL = CONFIGS.parent / "tools" / "extract_proposals.py"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Job:
     folder: Path  #: OUTPUT_DIR of the training
     config_hash: str
     start: Path | None = None  #: weights of the row's pretraining; None: the config's MODEL.WEIGHTS
+    proposer: "Job | None" = None  #: the training of the network whose proposals this one reads
+    datasets: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())  #: with a proposer: DATASETS.TRAIN and DATASETS.TEST
 
     @property
     def weights(self) -> Path:
@@ -51,11 +54,34 @@ class Job:
     def command(self, gpus: int) -> list[str]:
         """The command that trains and scores the network, or only scores it if its weights exist."""
         start = [sys.executable, str(TRAIN_TOOL), "--config-file", str(self.config), "--num-gpus", str(gpus)]
-        place = ["SEED", str(self.seed), "OUTPUT_DIR", str(self.scores_folder)]
+        place = ["SEED", str(self.seed), "OUTPUT_DIR", str(self.scores_folder), *self._proposal_files()]
         if self.weights.is_file():
             return [*start, "--eval-only", *as_arguments(self.options), *place, "MODEL.WEIGHTS", str(self.weights)]
         first = ["MODEL.WEIGHTS", str(self.start)] if self.start else []
         return [*start, "--resume", *as_arguments(self.options), *first, *place]
+
+    def _proposal_files(self) -> list[str]:
+        if self.proposer is None:
+            return []
+        train, test = (str(tuple(str(self.proposer.proposals_of(n)) for n in names)) for names in self.datasets)
+        return ["DATASETS.PROPOSAL_FILES_TRAIN", train, "DATASETS.PROPOSAL_FILES_TEST", test]
+
+    def proposals_of(self, dataset: str) -> Path:
+        """The folder of the proposals of this job's network for a data set."""
+        return self.folder / "proposals" / dataset
+
+    def extractions(self, gpus: int) -> list[list[str]]:
+        """The commands that write the proposals that this job reads, as far as they do not exist."""
+        if self.proposer is None:
+            return []
+        proposer = self.proposer
+        start = [sys.executable, str(PROPOSALS_TOOL), "--config-file", str(proposer.config), "--num-gpus", str(gpus)]
+        start += ["--weights", str(proposer.weights)]
+        return [
+            [*start, "--dataset", name, "--output", str(proposer.proposals_of(name)), *as_arguments(proposer.options)]
+            for name in dict.fromkeys([*self.datasets[0], *self.datasets[1]])
+            if not (proposer.proposals_of(name) / "header.json").is_file()
+        ]
 
     @property
     def scores_folder(self) -> Path:
@@ -66,7 +92,8 @@ class Job:
 def jobs_of(
     row: Row, *, seeds: int, output: Path, shrink: float = 1.0, processes: int = 1, options: Sequence[Any] = ()
 ) -> Iterator[Job]:
-    """The jobs of a row in their order: its pretraining with seed 1, then each network with seeds 1 to ``seeds``.
+    """The jobs of a row in their order: its pretraining and the network that gives it proposals, both with seed 1, then
+    each network with seeds 1 to ``seeds``.
 
     Args:
         row: a row with networks.
@@ -75,6 +102,8 @@ def jobs_of(
         shrink: factor of :func:`shrinking`; 1 changes nothing.
         processes: number that must divide a shrunken batch.
         options: further KEY VALUE pairs for the networks. With MODEL.WEIGHTS among them nothing is pretrained.
+            With DATASETS.PROPOSAL_FILES_TRAIN among them no network is trained for proposals; otherwise that network
+            gets these pairs, too.
 
     Raises:
         ValueError: the row is pending, ``seeds`` or ``shrink`` is out of range, or the config is not valid.
@@ -107,8 +136,16 @@ def jobs_of(
         pretraining = job(PRETRAINING, row.pretraining, ())
         start, before = pretraining.weights, training_hash(row.pretraining.load(pretraining.changed))
         yield pretraining
+    proposer = None
+    if row.proposals and "DATASETS.PROPOSAL_FILES_TRAIN" not in options[::2]:
+        proposer = job(PROPOSALS, row.proposals, options)
+        before = proposals_hash(row.proposals, proposer.changed)
+        yield proposer
     for name, network in row.networks.items():
         first = job(name, network, options, start, before)
+        if proposer:
+            cfg = network.load(first.changed)
+            first = replace(first, proposer=proposer, datasets=(tuple(cfg.DATASETS.TRAIN), tuple(cfg.DATASETS.TEST)))
         for seed in range(1, seeds + 1):
             yield replace(first, seed=seed, folder=first.folder.with_name(f"seed{seed}"))
 
@@ -127,6 +164,10 @@ def run_job(job: Job, *, gpus: int) -> Record:
     """
     if job.record.is_file():
         return read_record(job.record)
+    for command in job.extractions(gpus):
+        code = _run(command)
+        if code:
+            raise SystemExit(code)
     scores = job.scores_folder
     code = _run(job.command(gpus))
     if code:
@@ -147,6 +188,14 @@ def run_job(job: Job, *, gpus: int) -> Record:
     )
     record.write(job.record)
     return record
+
+
+def proposals_hash(network: Network, opts: Sequence[Any] = ()) -> str:
+    """The ``pretraining`` of :func:`config_hash` for a network that reads the proposals of another one.
+
+    The sizes of test images count: proposals depend on them, although training does not.
+    """
+    return f"proposals of {config_hash(network.load(opts), without=('TEST', 'DATASETS.TEST'))}"
 
 
 def as_arguments(options: Sequence[Any]) -> list[str]:

@@ -64,6 +64,10 @@ def describe_row(row: Row) -> str:
     if row.pretraining:
         place = f"output/{row.id}/pretraining"
         lines += ["", "pretraining, once for all seeds:", *_describe_network(row.pretraining, ["OUTPUT_DIR", place])]
+    if row.proposals:
+        place = f"output/{row.id}/rpn"
+        lines += ["", "network that gives proposals, once for all seeds:"]
+        lines += _describe_network(row.proposals, ["OUTPUT_DIR", place])
     for name, network in row.networks.items():
         start = ["MODEL.WEIGHTS", f"{place}/model_final.pth"] if row.pretraining else []
         lines += ["", f"network {name}:" if name else "network:", *_describe_network(network, start)]

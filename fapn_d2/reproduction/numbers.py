@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..config.hashing import config_hash, training_hash
+from .jobs import proposals_hash
 from .ledger import Row
 from .metrics import ELSEWHERE, OF_ANY_WEIGHTS, find
 from .records import PRETRAINING, Record
@@ -58,6 +59,8 @@ def records_of(row: Row, records: Sequence[Record]) -> list[Record]:
     if not records:
         return []
     before = training_hash(row.pretraining.load()) if row.pretraining else ""
+    if row.proposals:
+        before = proposals_hash(row.proposals)
     hashes = {config_hash(network.load(), pretraining=before): name for name, network in row.networks.items()}
     return [r for r in records if hashes.get(r.config_hash) == r.network]
 

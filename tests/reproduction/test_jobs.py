@@ -13,10 +13,10 @@ import pytest
 from fapn_d2.config.hashing import config_hash
 from fapn_d2.reproduction import jobs as reproduce
 from fapn_d2.reproduction.jobs import jobs_of, run_job
-from fapn_d2.reproduction.ledger import find_row, load_ledger, load_ledgers
+from fapn_d2.reproduction.ledger import Network, find_row, load_ledger, load_ledgers
 from fapn_d2.reproduction.listing import describe_list, describe_row, describe_runs
 from fapn_d2.reproduction.metrics import ELSEWHERE, PLACES, find
-from fapn_d2.reproduction.numbers import Number, numbers_of
+from fapn_d2.reproduction.numbers import Number, numbers_of, records_of
 from fapn_d2.reproduction.records import read_record, read_records
 from fapn_d2.reproduction.report import report, to_html, to_markdown
 from tests.toys.coco import write_coco
@@ -338,3 +338,29 @@ def test_a_number_from_weaker_weights_never_stands_without_the_word(ledger, tmp_
     assert "from random weights" not in describe_runs(row, [run_job(pretrained, gpus=1)])
     (scratch,) = jobs_of(row_of(ledger, "toy.t1.b"), seeds=1, output=tmp_path / "out", options=["MODEL.WEIGHTS", ""])
     assert "(-1.00), from random weights" in describe_runs(row_of(ledger, "toy.t1.b"), [run_job(scratch, gpus=1)])
+
+
+def test_a_row_that_reads_proposals(ledger, tmp_path, monkeypatch):
+    """The network that gives them is trained once, its proposals are written once, others make another run."""
+    tool = "import pathlib, sys; value = lambda key: sys.argv[sys.argv.index(key) + 1]\n"
+    tool += "folder = pathlib.Path(value('--output')); folder.mkdir(parents=True); (folder / 'header.json').touch()\n"
+    tool += f"open({str(tmp_path / 'calls')!r}, 'a').write('extract ' + ' '.join(sys.argv[1:]) + chr(10))\n"
+    (tmp_path / "extract.py").write_text(tool)
+    monkeypatch.setattr(reproduce, "PROPOSALS_TOOL", tmp_path / "extract.py")
+    data = {"DATASETS.TRAIN": ["a", "b"], "DATASETS.TEST": ["b"]}
+    plain = row_of(ledger, "toy.t1.a")
+    rpn = Network(tmp_path / "pre.yaml")
+    row = replace(plain, networks={"": Network(tmp_path / "net.yaml", data)}, proposals=rpn)
+    proposer, first, second = jobs_of(row, seeds=2, output=tmp_path / "out")
+    records = [run_job(job, gpus=1) for job in (proposer, first, second)]
+    trained, a, b, *rest = calls(tmp_path)
+    assert "pre.yaml" in trained and len(rest) == 2
+    for name, call in (("a", a), ("b", b)):
+        assert f"--weights {proposer.weights} --dataset {name} --output {proposer.proposals_of(name)}" in call
+    files = tuple(str(proposer.proposals_of(name)) for name in ("a", "b"))
+    for call in rest:
+        assert f"DATASETS.PROPOSAL_FILES_TRAIN {files} DATASETS.PROPOSAL_FILES_TEST {files[1:]}" in call
+    assert [len(numbers_of(row, records_of(row, records))["mIoU"].ours)] == [2]
+    (other, third) = jobs_of(replace(row, proposals=Network(rpn.config, {"SEED": 1, "MODEL.RPN.NMS_THRESH": 0.5})),
+                             seeds=1, output=tmp_path / "out")  # fmt: skip
+    assert other.folder != proposer.folder and third.folder != first.folder
