@@ -166,7 +166,7 @@ def test_what_cannot_work_is_refused_before_the_model_is_built(camvid, tmp_path,
         Trainer(toy_config(tmp_path, "DATASETS.TRAIN", "('camvid_sem_seg_tran',)"))
     with pytest.raises(FileNotFoundError, match="camvid_sem_seg_test"):
         Trainer(toy_config(tmp_path, "DATASETS.TEST", "('camvid_sem_seg_test',)"))
-    with pytest.raises(ValueError, match=r"SOLVER.IMS_PER_BATCH is 0, no multiple"):
+    with pytest.raises(ValueError, match=r"SOLVER.IMS_PER_BATCH is 0, which is not a multiple"):
         Trainer(toy_config(tmp_path, "SOLVER.IMS_PER_BATCH", "0"))
     with pytest.raises(ValueError, match=r"SOLVER.AMP.DTYPE \"float16\" needs CUDA"):
         Trainer(toy_config(tmp_path, "SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "float16"))
