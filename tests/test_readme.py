@@ -9,7 +9,8 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_map_names_every_package():
     block = README.split("## Map of the code")[1].split("```")[1]
-    named = set(re.findall(r"^  (\w+)/ ", block, re.M)) | {"messages", "files"}
+    files = [line for line in block.splitlines() if re.match(r"  \w+\.py", line)]
+    named = set(re.findall(r"^  (\w+)/ ", block, re.M)) | set(re.findall(r"(\w+)\.py", " ".join(files)))
     found = {p.stem for p in (ROOT / "fapn_d2").iterdir() if not p.name.startswith("__")} - {"version"}
     assert named == found
     assert {p.name for p in ROOT.iterdir() if p.is_dir()} >= set(re.findall(r"^(\w+)/ ", block, re.M))
