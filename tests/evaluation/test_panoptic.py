@@ -252,5 +252,5 @@ def test_unreadable_ground_truth(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.png is absent"):
         read_segment_ids(str(tmp_path / "gone.png"))
     (tmp_path / "text.png").write_text("text")
-    with pytest.raises(ValueError, match=r"text\.png is no image"):
+    with pytest.raises(ValueError, match=r"text\.png is not an image"):
         read_segment_ids(str(tmp_path / "text.png"))
