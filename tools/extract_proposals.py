@@ -1,7 +1,8 @@
 """Write the proposals of a trained region proposal network for the images of a data set.
 
   .venv/bin/python tools/extract_proposals.py --config-file configs/fpn/rpn_R_50_FPN_40k.yaml \\
-      --weights output/rpn/model_final.pth --dataset coco_2017_train --output output/proposals/coco_2017_train --num-gpus 8
+      --weights output/rpn/model_final.pth --dataset coco_2017_train --output output/proposals/coco_2017_train \\
+      --num-gpus 8
   .venv/bin/python tools/train_net.py --config-file configs/fpn/fast_rcnn_R_50_FPN_80k.yaml \\
       DATASETS.PROPOSAL_FILES_TRAIN "('output/proposals/coco_2017_train',)" \\
       DATASETS.PROPOSAL_FILES_TEST "('output/proposals/coco_2017_val',)"
