@@ -14,9 +14,8 @@ from pathlib import Path
 
 import torch
 
-from fapn_d2.config.loading import load_config
 from fapn_d2.export.onnx import LEAST_OPSET, OPSET, export_onnx, require_packages
-from fapn_d2.inference.trained import load_trained
+from fapn_d2.inference.trained import load_trained, trained_config
 from fapn_d2.messages import user_errors_as_messages
 
 
@@ -38,9 +37,7 @@ def main() -> None:
     with user_errors_as_messages(debug=args.debug):
         require_packages()
         torch.set_num_threads(args.threads)
-        cfg = load_config(args.config_file, args.opts)
-        if args.weights:
-            cfg.MODEL.WEIGHTS = args.weights
+        cfg = trained_config(args.config_file, weights=args.weights, opts=args.opts)
         export = export_onnx(
             load_trained(cfg, device="cpu"),
             cfg,

@@ -14,11 +14,10 @@ exit codes: 0 done, 2 to be fixed as the message says
 import argparse
 from pathlib import Path
 
-from fapn_d2.config.loading import load_config
-from fapn_d2.engine.launching import launch
+from fapn_d2.engine.launching import add_launch_arguments, launch_as_asked
 from fapn_d2.engine.setup import start_logs
 from fapn_d2.inference.proposals import extract_proposals
-from fapn_d2.inference.trained import use_available_device
+from fapn_d2.inference.trained import trained_config
 from fapn_d2.messages import user_errors_as_messages
 
 
@@ -31,10 +30,7 @@ def parser() -> argparse.ArgumentParser:
     main.add_argument("--per-image", type=int, default=2000, help="most proposals per image (default: %(default)s)")
     main.add_argument("--restart", action="store_true", help="remove what an earlier start left first")
     main.add_argument("--allow-partial", action="store_true", help="go on although weights do not fit in full")
-    main.add_argument("--num-gpus", type=int, default=1, help="processes on this machine, on the CPU too")
-    main.add_argument("--num-machines", type=int, default=1)
-    main.add_argument("--machine-rank", type=int, default=0)
-    main.add_argument("--dist-url", default="auto", help="tcp://<address of machine 0>:<port> for several machines")
+    add_launch_arguments(main)
     main.add_argument("--debug", action="store_true", help="tracebacks for all errors")
     main.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys")
     return main
@@ -42,11 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
 def config_of(args: argparse.Namespace):
     """The config of a command line."""
-    cfg = load_config(args.config_file, args.opts)
-    if args.weights:
-        cfg.MODEL.WEIGHTS = args.weights
-    use_available_device(cfg)
-    return cfg
+    return trained_config(args.config_file, weights=args.weights, opts=args.opts)
 
 
 def extract(args: argparse.Namespace) -> None:
@@ -59,15 +51,7 @@ def extract(args: argparse.Namespace) -> None:
 def main() -> None:
     args = parser().parse_args()
     with user_errors_as_messages(debug=args.debug):
-        launch(
-            extract,
-            processes=args.num_gpus,
-            machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            use_cuda=config_of(args).MODEL.DEVICE.startswith("cuda"),
-            args=(args,),
-        )
+        launch_as_asked(extract, args, use_cuda=config_of(args).MODEL.DEVICE.startswith("cuda"))
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ import argparse
 import logging
 from pathlib import Path
 
-from fapn_d2.config.loading import load_config
 from fapn_d2.data.datasets.unlabelled import image_list, listed_images
-from fapn_d2.engine.launching import launch, under_torchrun
+from fapn_d2.engine.launching import add_launch_arguments, launch_as_asked, under_torchrun
 from fapn_d2.engine.setup import start_logs
 from fapn_d2.evaluation.submission.archive import in_words
 from fapn_d2.evaluation.submission.checks.submission import ImageList
@@ -25,7 +24,7 @@ from fapn_d2.evaluation.submission.pack import description
 from fapn_d2.evaluation.submission.tasks import TASKS, Task, task_named
 from fapn_d2.evaluation.submission.validator import validate
 from fapn_d2.inference.submission import Request, prepare, write_submission
-from fapn_d2.inference.trained import use_available_device
+from fapn_d2.inference.trained import trained_config
 from fapn_d2.messages import EXIT_USER_ERROR, user_errors_as_messages
 
 
@@ -49,10 +48,7 @@ def parser() -> argparse.ArgumentParser:
     write.add_argument("--restart", action="store_true", help="remove predictions of an earlier start first")
     write.add_argument("--no-check", action="store_true", help="do not check the archive at the end")
     write.add_argument("--allow-partial", action="store_true", help="predict although weights do not fit in full")
-    write.add_argument("--num-gpus", type=int, default=1, help="processes on this machine, on the CPU too")
-    write.add_argument("--num-machines", type=int, default=1)
-    write.add_argument("--machine-rank", type=int, default=0)
-    write.add_argument("--dist-url", default="auto", help="tcp://<address of machine 0>:<port> for several machines")
+    add_launch_arguments(write)
     write.add_argument("--debug", action="store_true", help="tracebacks for all errors")
     write.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys")
 
@@ -78,26 +74,14 @@ def main() -> None:
         cfg = config_of(args)
         if not under_torchrun():  # what is wrong is said once, before there are many processes to say it
             prepare(cfg, request_of(args))
-        launch(
-            write,
-            processes=args.num_gpus,
-            machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            use_cuda=cfg.MODEL.DEVICE.startswith("cuda") and args.predictions is None,
-            args=(args,),
-        )
+        launch_as_asked(write, args, use_cuda=cfg.MODEL.DEVICE.startswith("cuda") and args.predictions is None)
 
 
 def config_of(args: argparse.Namespace):
     """The config of a command line."""
     if args.predictions and not args.config_file and (found := args.predictions / "../../config.yaml").is_file():
         args.config_file = str(found.resolve())
-    cfg = load_config(args.config_file, args.opts)
-    if args.weights:
-        cfg.MODEL.WEIGHTS = args.weights
-    use_available_device(cfg)
-    return cfg
+    return trained_config(args.config_file, weights=args.weights, opts=args.opts)
 
 
 def request_of(args: argparse.Namespace) -> Request:

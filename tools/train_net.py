@@ -3,7 +3,7 @@
 import argparse
 
 from fapn_d2.data import check_datasets
-from fapn_d2.engine import Trainer, argument_parser, evaluate, launch, prepare_config, setup, under_torchrun
+from fapn_d2.engine import Trainer, argument_parser, evaluate, launch_as_asked, prepare_config, setup, under_torchrun
 from fapn_d2.messages import user_errors_as_messages
 
 
@@ -24,12 +24,4 @@ if __name__ == "__main__":
         cfg = prepare_config(args)
         if not under_torchrun():  # what is wrong is said once, before there are many processes to say it
             check_datasets(cfg, cfg.DATASETS.TEST if args.eval_only else None)
-        launch(
-            main,
-            processes=args.num_gpus,
-            machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            use_cuda=cfg.MODEL.DEVICE.startswith("cuda"),
-            args=(args,),
-        )
+        launch_as_asked(main, args, use_cuda=cfg.MODEL.DEVICE.startswith("cuda"))

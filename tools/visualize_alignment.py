@@ -13,7 +13,7 @@ each other. Writes PNGs and one HTML page.
 import argparse
 from pathlib import Path
 
-from fapn_d2.config.loading import load_config
+from fapn_d2.inference.trained import trained_config
 from fapn_d2.messages import user_errors_as_messages
 from fapn_d2.visualization.alignment_page import Network, choose_records, write_alignment_report
 
@@ -43,10 +43,7 @@ def main() -> None:
 
 
 def _load(name: str, config_file: str, weights: str | None, opts: list[str]) -> Network:
-    cfg = load_config(config_file, opts)
-    if weights:
-        cfg.MODEL.WEIGHTS = weights
-    return Network.load(name, cfg)
+    return Network.load(name, trained_config(config_file, weights=weights, opts=opts))
 
 
 if __name__ == "__main__":

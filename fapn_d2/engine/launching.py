@@ -6,6 +6,7 @@ signals, and it ends every failure with a traceback.
 The exit codes are listed in ``fapn_d2.messages``.
 """
 
+import argparse
 import contextlib
 import os
 import signal
@@ -99,6 +100,33 @@ def launch(
                 raise SystemExit(1) from None
             raise SystemExit(error.exit_code if error.exit_code > 0 else 128 - error.exit_code) from None
     return None
+
+
+def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how many processes a command starts, under Detectron2's names."""
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine, on the CPU too")
+    parser.add_argument("--num-machines", type=int, default=1)
+    parser.add_argument("--machine-rank", type=int, default=0)
+    parser.add_argument("--dist-url", default="auto", help="tcp://<address of machine 0>:<port> for several machines")
+
+
+def launch_as_asked(main: Callable, args: argparse.Namespace, *, use_cuda: bool) -> Any:
+    """:func:`launch` ``main(args)`` with the processes that a command line asks for.
+
+    Args:
+        main: see :func:`launch`.
+        args: with the options of :func:`add_launch_arguments`.
+        use_cuda: see :func:`launch`.
+    """
+    return launch(
+        main,
+        processes=args.num_gpus,
+        machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        use_cuda=use_cuda,
+        args=(args,),
+    )
 
 
 def _work(

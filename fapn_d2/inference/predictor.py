@@ -9,10 +9,9 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import AugInput
 from torch import nn
 
-from ..config.loading import load_config
 from ..data import PyramidDatasetMapper
 from .semantic import build_inference
-from .trained import load_trained, use_available_device
+from .trained import load_trained, trained_config
 
 #: Endings of the files in a folder that count as images.
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
@@ -49,10 +48,7 @@ class Predictor:
             FileNotFoundError: the config or the checkpoint does not exist.
             ValueError: neither is given, or they do not fit each other.
         """
-        cfg = load_config(find_config(config_file, weights), opts)
-        if weights:
-            cfg.MODEL.WEIGHTS = weights
-        use_available_device(cfg)
+        cfg = trained_config(find_config(config_file, weights), weights=weights, opts=opts)
         return cls(cfg, load_trained(cfg))
 
     def __call__(self, image: str | Path | np.ndarray) -> dict:

@@ -1,12 +1,13 @@
 """From a config and weights to a network that is ready to predict. All commands use this."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.config import CfgNode
 from torch import nn
 
 from ..checkpoint.checkpointer import Checkpointer
+from ..config.loading import load_config
 from ..meta_arch.build import build_model
 
 
@@ -14,6 +15,24 @@ def use_available_device(cfg: CfgNode) -> None:
     """Set MODEL.DEVICE (of a config that is not frozen) to "cpu" if it names CUDA and this machine has no GPU."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+
+
+def trained_config(config_file: str, *, weights: str | None = "", opts: Sequence[str] = ()) -> CfgNode:
+    """The config of a command that works with a trained network, for a device that this machine has. Not frozen.
+
+    Args:
+        config_file: a YAML file.
+        weights: a checkpoint, which replaces MODEL.WEIGHTS; "" or None keeps it.
+        opts: ``["KEY", "value", ...]``, which override the config, but not ``weights``.
+
+    Raises:
+        ValueError, FileNotFoundError: see ``load_config``.
+    """
+    cfg = load_config(config_file, opts)
+    if weights:
+        cfg.MODEL.WEIGHTS = weights
+    use_available_device(cfg)
+    return cfg
 
 
 def load_trained(

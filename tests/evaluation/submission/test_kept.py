@@ -23,22 +23,6 @@ from tests.toys.cityscapes import make_tree
 from . import toys
 
 
-@pytest.fixture
-def coco(tmp_path):
-    name = toys.make_coco(tmp_path / "coco")
-    yield name
-    toys.remove(name)
-
-
-@pytest.fixture
-def cityscapes(tmp_path):
-    pytest.importorskip("cityscapesscripts")
-    names = toys.make_cityscapes(tmp_path)
-    yield names
-    for name in names.values():
-        toys.remove(name)
-
-
 def keeping(name: str, folder, outputs) -> None:
     """Evaluate with TEST.KEEP_PREDICTIONS."""
     cfg = load_config("", ["TEST.KEEP_PREDICTIONS", "True", "MODEL.WEIGHTS", "w.pth"])

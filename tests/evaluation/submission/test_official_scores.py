@@ -28,13 +28,6 @@ EXACT = {"abs": 1e-9, "rel": 0, "nan_ok": True}
 
 
 @pytest.fixture
-def coco(tmp_path):
-    name = toys.make_coco(tmp_path / "coco")
-    yield name
-    toys.remove(name)
-
-
-@pytest.fixture
 def coco_real(real_images):
     """280 real objects, 6 of them crowds, in 24 images."""
     name, like = "toy_coco_real_submission", MetadataCatalog.get("coco_2017_val")
@@ -48,15 +41,6 @@ def coco_real(real_images):
     )
     yield name
     toys.remove(name)
-
-
-@pytest.fixture
-def cityscapes(tmp_path):
-    pytest.importorskip("cityscapesscripts")
-    names = toys.make_cityscapes(tmp_path)
-    yield names
-    for name in names.values():
-        toys.remove(name)
 
 
 def pycocotools_scores(truth: str, results: str, kind: str) -> dict[str, float]:
