@@ -244,6 +244,24 @@ def _add_meta_arch(cfg: CN) -> None:
     cfg.MODEL.FCOS.TOPK_CANDIDATES_TEST = 1000  # most candidates per level before NMS
     cfg.MODEL.FCOS.NMS_THRESH_TEST = 0.6
     _add_panoptic_fcn(cfg)
+    _add_panoptic_fpn(cfg)
+
+
+def _add_panoptic_fpn(cfg: CN) -> None:
+    """Keys of MODEL.META_ARCHITECTURE "TwoTaskPanopticFPN", which also reads all keys of Detectron2's PanopticFPN.
+
+    The weight of the instance losses is PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT, that of the semantic loss
+    SEM_SEG_HEAD.LOSS_WEIGHT. A weight of 0 builds the network of the other task alone.
+    """
+    node = cfg.MODEL.PANOPTIC_FPN
+    # Whether the losses of the two branches take turns: instances in even iterations, classes of pixels in odd ones.
+    node.ALTERNATE = False
+    # The channels of the pyramid's maps that the instance branch reads: [first, one past the last]. Empty: all. Its
+    # heads are built for that many. MODEL.SEM_SEG_HEAD.CHANNELS is the same for the semantic branch.
+    node.INSTANCE_CHANNELS = []
+    # Semantic classes that stand for things. They never fill what objects leave free. [0] in COCO, where class 0 stands
+    # for all things; [11, ..., 18] in Cityscapes, where each kind of things has a class.
+    node.COMBINE.DROPPED_CLASSES = [0]
 
 
 def _add_panoptic_fcn(cfg: CN) -> None:

@@ -3,6 +3,7 @@
 import difflib
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -25,6 +26,13 @@ NEEDS: dict[str, dict[str, str | None]] = {
     "MaskFormer": {"regions": "MODEL.SEM_SEG_HEAD.NUM_CLASSES"},
     "PanopticMaskFormer": {"objects": "MODEL.ROI_HEADS.NUM_CLASSES", "regions": "MODEL.SEM_SEG_HEAD.NUM_CLASSES"},
     "PanopticFPN": {"objects": "MODEL.ROI_HEADS.NUM_CLASSES", "regions": "MODEL.SEM_SEG_HEAD.NUM_CLASSES"},
+}
+#: Meta-architecture -> labels -> key of a loss weight; with a weight of 0 the labels are not needed.
+_WEIGHTS = {
+    "TwoTaskPanopticFPN": {
+        "objects": "MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT",
+        "regions": "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT",
+    }
 }
 
 _CLASS_NAMES = {"objects": "thing_classes", "regions": "stuff_classes"}
@@ -93,8 +101,14 @@ def check_dataset(cfg: CfgNode, name: str) -> None:
 def _needs(cfg: CfgNode) -> dict[str, str | None]:
     if cfg.MODEL.META_ARCHITECTURE not in META_ARCH_REGISTRY:
         return {}  # building the model says so
-    ancestors = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).__mro__
-    return next((NEEDS[a.__name__] for a in ancestors if a.__name__ in NEEDS), {})
+    ancestors = [kind.__name__ for kind in META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).__mro__]
+    needs = next((NEEDS[name] for name in ancestors if name in NEEDS), {})
+    weights = next((_WEIGHTS[name] for name in ancestors if name in _WEIGHTS), {})
+    return {kind: key for kind, key in needs.items() if kind not in weights or _value(cfg, weights[kind])}
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    return functools.reduce(getattr, key.split("."), cfg)
 
 
 def _check_labels(cfg: CfgNode, name: str, needs: dict[str, str | None]) -> set[str]:
@@ -128,7 +142,7 @@ def _check_classes(cfg: CfgNode, name: str, kind: str) -> None:
         return
     shown = ", ".join(classes[:4]) + (", ..." if len(classes) > 4 else "")
     for key in _class_keys(cfg, kind):
-        configured = functools.reduce(getattr, key.split("."), cfg)
+        configured = _value(cfg, key)
         if configured != len(classes):
             raise ValueError(
                 f"data set {name} has {len(classes)} classes of {kind} ({shown}), "

@@ -4,6 +4,7 @@ from .consistent_dense import ConsistentFCOS, ConsistentRetinaNet
 from .fcos import FCOS
 from .mask_former import MaskFormer, PanopticMaskFormer
 from .panoptic_fcn import PanopticFCN
+from .panoptic_fpn import TwoTaskPanopticFPN
 from .whole_image_segmentor import WholeImageSegmentor
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "MaskFormer",
     "PanopticFCN",
     "PanopticMaskFormer",
+    "TwoTaskPanopticFPN",
     "WholeImageSegmentor",
 ]
