@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old content or the new content, never a part of it."""
+"""Writing files atomically: a reader sees the old content or the new content, never a part of it."""
 
 import json
 import math
@@ -11,10 +11,10 @@ def write_atomically(path: str | os.PathLike, write: Callable[[IO[bytes]], Any],
     """Write a file beside ``path``, then rename it to ``path``. Several processes may do so at once.
 
     Args:
-        path: the file to write; its folder exists.
-        write: called with a binary file.
-        flush: wait until the content is on the disk, so that it survives a power failure. False is faster for many
-            small files that can be made again.
+        path: the file to write. Its folder must exist.
+        write: a function that writes the content to a binary file.
+        flush: whether to wait until the content is on the disk, so that it survives a power failure. False is faster
+            for many small files that can be written again.
 
     Raises:
         OSError: the file cannot be written; an earlier file at ``path`` is unchanged.
@@ -46,10 +46,10 @@ def write_json(path: str | os.PathLike, content: Any, *, indent: int | None = 1,
     """Write valid JSON atomically: numbers that JSON lacks (NaN, infinities) become null.
 
     Args:
-        path: of the file.
-        content: dicts, lists, text and numbers, NumPy's too.
-        indent: of nested values; None writes one line.
-        sort_keys: write the keys of each dict in alphabetical order.
+        path: the file to write.
+        content: the dicts, lists, text and numbers to write, including NumPy's numbers.
+        indent: the indentation of nested values; None writes one line.
+        sort_keys: whether to write the keys of each dict in alphabetical order.
     """
     write_text_atomically(path, json.dumps(_valid(content), indent=indent, sort_keys=sort_keys, allow_nan=False))
 

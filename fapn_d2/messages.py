@@ -1,7 +1,11 @@
-"""What users read when something goes wrong: a few of many names, near names, one sentence instead of a traceback.
+"""Messages for users: the first of many names, similar names, and one message instead of a traceback.
 
-Exit codes: 0 done; 1 a failure, with traceback; 2 the user can fix it, and the message says how; 75 asked to stop,
-state saved, to be continued with ``--resume``.
+Exit codes of the commands:
+
+- 0: done.
+- 1: a failure, with a traceback.
+- 2: an error that the user can fix. The message says how.
+- 75: stopped by a signal. The state is saved; ``--resume`` continues the run.
 """
 
 import contextlib
@@ -21,15 +25,16 @@ USER_ERRORS = (ValueError, FileNotFoundError)
 
 @contextlib.contextmanager
 def user_errors_as_messages(*, debug: bool | None = None, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """End with one message and code 2, instead of a traceback, at errors that the user can fix.
+    """Turn errors that the user can fix into one message and exit code 2, without a traceback.
+
+    FAPN_DEBUG=1 in the environment shows tracebacks for all commands.
 
     Args:
-        debug: let the exception pass, with its traceback. None: the command has no ``--debug``; FAPN_DEBUG=1 in the
-            environment does the same for all commands.
-        also: types of errors that the user can fix here, besides :data:`USER_ERRORS`.
+        debug: whether to show the traceback. None: the command does not have an option ``--debug``.
+        also: further types of errors that the user can fix, besides :data:`USER_ERRORS`.
 
     Raises:
-        SystemExit: with code 2; its text is the message.
+        SystemExit: an error occurred. The code is 2, and the text is the message.
     """
     try:
         yield
@@ -46,7 +51,7 @@ def user_errors_as_messages(*, debug: bool | None = None, also: tuple[type[Excep
 
 
 def message_of(error: BaseException) -> str:
-    """The text of an error. PyTorch wraps a traceback around the text of an error in a loader process; not here."""
+    """The text of an error, without the traceback that PyTorch adds to an error in a loader process."""
     text, name = str(error), type(error).__name__
     if not text.startswith(f"Caught {name} in "):
         return text
@@ -54,7 +59,7 @@ def message_of(error: BaseException) -> str:
     return text[heads[-1].end() :].strip() if heads else text
 
 
-#: Exit code of a run that was asked to stop and saved its state: "try again" (EX_TEMPFAIL), with ``--resume``.
+#: Exit code of a run that was stopped by a signal and saved its state. It is EX_TEMPFAIL ("try again").
 EXIT_STOPPED = 75
 
 
@@ -70,11 +75,11 @@ def nearest(name: str, known: Iterable[str], *, limit: int = 3, cutoff: float = 
     """The part of a message that says what was probably meant: "; nearest: a, b".
 
     Args:
-        name: what the user wrote.
-        known: what is allowed.
-        limit: the largest number of names.
-        cutoff: similarity that a name needs, between 0 (none) and 1 (equal).
-        otherwise: returned where no name is similar.
+        name: the name that the user wrote.
+        known: the allowed names.
+        limit: the largest number of names in the message.
+        cutoff: the smallest similarity of a name, between 0 (different) and 1 (equal).
+        otherwise: the return value if no name is similar.
     """
     near = difflib.get_close_matches(name, list(known), n=limit, cutoff=cutoff)
     return f"; nearest: {', '.join(near)}" if near else otherwise

@@ -61,7 +61,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.measures = args.measures or list(MEASURES)
     if unknown := [name for name in args.measures if name not in MEASURES]:
-        parser.error(f"{unknown[0]!r} is no measure; there are {', '.join(MEASURES)}")
+        parser.error(f"{unknown[0]!r} is not a measure; allowed are {', '.join(MEASURES)}")
     if args.processes < 1 or (args.images is not None and args.images < args.processes):
         parser.error("at least one process, and an image for each")
     return args

@@ -1,9 +1,9 @@
-"""Checkpoints that survive a kill, and loading that refuses what does not fit.
+"""Checkpoints that survive a kill, and loading that refuses weights that do not fit.
 
-Detectron2's checkpointer writes in place, reads pickles without restraint, and only warns when shapes differ, after
-which it scores a network that is part random. The differences here are four: reading (weight_files.py), the names of
-torchvision's ResNets (torchvision_weights.py), writing to a temporary file first, and three ways of loading that say
-what a file must bring: :meth:`Checkpointer.initialize`, :meth:`~Checkpointer.load` and :meth:`~Checkpointer.resume`.
+Detectron2's checkpointer writes in place and reads any pickle. If shapes differ, it only warns, and then scores a
+network with random parts. Here a file is read without running code (weight_files.py) and written to a temporary file
+first. The names of torchvision's ResNets are known (torchvision_weights.py). There are three ways of loading:
+:meth:`Checkpointer.initialize`, :meth:`~Checkpointer.load` and :meth:`~Checkpointer.resume`.
 """
 
 import logging
@@ -27,11 +27,12 @@ class Checkpointer(DetectionCheckpointer):
     """Saves atomically and loads strictly.
 
     Args:
-        model: the network, also wrapped in DistributedDataParallel.
-        save_dir: where checkpoints go; "" to save none.
-        cfg: to compare the input it describes with what torchvision's weights need; None: no such comparison.
-        allow_partial: warn, instead of raising, where weights are missing or do not fit.
-        checkpointables: what else is saved and resumed, each with ``state_dict`` and ``load_state_dict``.
+        model: the network, which may be wrapped in DistributedDataParallel.
+        save_dir: the folder of the checkpoints; "" saves none.
+        cfg: the config, whose input is compared with the input that torchvision's weights need. None: no comparison.
+        allow_partial: whether to warn, instead of raising, if weights are missing or do not fit.
+        save_to_disk: whether this process writes files. None: only rank 0 does.
+        checkpointables: other objects to save and resume, each with ``state_dict`` and ``load_state_dict``.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Checkpointer(DetectionCheckpointer):
         """Write ``<save_dir>/<name>.pth``, then point ``last_checkpoint`` to it. A kill at any time leaves both usable.
 
         Raises:
-            OSError: the disk is full, or cannot be written; earlier checkpoints and the pointer are as they were.
+            OSError: the disk is full or cannot be written. Earlier checkpoints and the pointer are unchanged.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -73,15 +74,15 @@ class Checkpointer(DetectionCheckpointer):
         """Load a file that must fill the whole network, as evaluation needs it.
 
         Args:
-            path: local file, or an address with ``torchvision://``, ``detectron2://`` or ``https://``.
-            checkpointables: names of what else to load; None for all that the file has.
+            path: the path of a local file, or an address with ``torchvision://``, ``detectron2://`` or ``https://``.
+            checkpointables: the names of the other objects to load; None loads all that are in the file.
 
         Returns:
-            What is left in the file.
+            The other entries of the file.
 
         Raises:
-            FileNotFoundError, ValueError: see ``weight_files.read_weights``; or weights are missing or have another
-                shape than in the network, unless ``allow_partial``.
+            FileNotFoundError, ValueError: see ``weight_files.read_weights``. Without ``allow_partial``, also: weights
+                are missing or have another shape than in the network.
         """
         if not path:
             self._complain("no weights are given: set MODEL.WEIGHTS to a checkpoint")
@@ -91,15 +92,17 @@ class Checkpointer(DetectionCheckpointer):
         return self._load_others(checkpoint, checkpointables)
 
     def initialize(self, path: str, *, skip: Sequence[str] = ()) -> None:
-        """Start training from a file: ImageNet weights of the bottom-up network, or a trained network to tune.
+        """Start training from ImageNet weights of the bottom-up network, or from a trained network.
+
+        Parts outside of the bottom-up network that the file lacks are logged and keep their initialisation.
 
         Args:
-            path: as in :meth:`load`; "" starts from random weights.
-            skip: prefixes of names that keep their initialisation (MODEL.WEIGHTS_SKIP).
+            path: the file or address, as in :meth:`load`; "" starts from random weights.
+            skip: the prefixes of names that keep their initialisation (MODEL.WEIGHTS_SKIP).
 
         Raises:
-            FileNotFoundError, ValueError: as :meth:`load`, where a weight has another shape, none fits, or the
-                bottom-up network is filled in part only. What a trained network lacks is logged, not refused.
+            FileNotFoundError, ValueError: see ``weight_files.read_weights``. Without ``allow_partial``, also: a weight
+                has another shape, no weight fits, or the file lacks weights of the bottom-up network.
         """
         if not path:
             self.logger.info("MODEL.WEIGHTS is empty: training starts from random weights")
@@ -110,12 +113,12 @@ class Checkpointer(DetectionCheckpointer):
         self.logger.info(fit.summary(path))
 
     def resume(self) -> bool:
-        """Continue from the last good checkpoint of ``save_dir``; False if there is none.
+        """Continue from the last good checkpoint of ``save_dir``. Returns False if the folder has none.
 
-        A checkpoint that cannot be read is passed over, with a warning, for the newest one that can.
+        Unreadable checkpoints are skipped with a warning; the newest readable one is used.
 
         Raises:
-            ValueError: none of the checkpoints there can be read, or the network is not the one that was saved.
+            ValueError: none of the checkpoints can be read, or the network is not the saved one.
         """
         found = self._last_good() if comm.is_main_process() else None
         path, checkpoint, error = found or ("", {}, "")
@@ -124,7 +127,7 @@ class Checkpointer(DetectionCheckpointer):
             raise ValueError(error)
         if not path:
             return False
-        if not checkpoint:  # rank 0 has it already
+        if not checkpoint:  # rank 0 has read it already
             if not os.path.isfile(path):
                 raise ValueError(f"rank {comm.get_rank()} cannot see {path}: OUTPUT_DIR must be on a shared disk")
             checkpoint = read_weights(path)
@@ -150,16 +153,16 @@ class Checkpointer(DetectionCheckpointer):
             try:
                 checkpoint = read_weights(path)
             except ValueError as error:
-                self.logger.warning("passing over a checkpoint: %s", error)
+                self.logger.warning("skipping a checkpoint: %s", error)
                 continue
             if set(self.checkpointables) <= set(checkpoint):
                 return path, checkpoint, ""
-            self.logger.warning("passing over %s: it holds weights but not the state of a training run", path)
+            self.logger.warning("skipping %s: it contains weights but not the state of a training run", path)
         why = f"none of the checkpoints in {self.save_dir} can be resumed; start anew in another OUTPUT_DIR"
         return "", {}, why if files else ""
 
     def _read(self, path: str) -> dict[str, Any]:
-        """Content of a file or address; names of torchvision's ResNets become Detectron2's."""
+        """The content of a file or address. Names of torchvision's and timm's networks become the network's names."""
         self.logger.info("Loading weights from %s", path)
         if path.startswith(torchvision_weights.PREFIX):
             checkpoint = {"model": torchvision_weights.download(path)}
@@ -169,13 +172,13 @@ class Checkpointer(DetectionCheckpointer):
             if "://" in local:
                 local = self.path_manager.get_local_path(local)
             checkpoint = read_weights(local)
-            if query == "matching_heuristics=True":  # Detectron2's way to ask for matching by the end of names
+            if query == "matching_heuristics=True":  # Detectron2's way to request matching by the ends of names
                 checkpoint["matching_heuristics"] = True
         weights = checkpoint["model"]
         if all(name.startswith("module.") for name in weights):  # saved from within DataParallel
             weights = checkpoint["model"] = {name.removeprefix("module."): value for name, value in weights.items()}
         if all(name.startswith("body.") for name in weights) and self._has("stem.conv3.weight"):
-            # timm's resnet50s or resnet101s, named for build_timm_backbone, is to fill our ResNet with a deep stem.
+            # The names are those of build_timm_backbone. timm's resnet50s or resnet101s fills our deep-stem ResNet.
             weights = checkpoint["model"] = {name.removeprefix("body."): value for name, value in weights.items()}
             checkpoint.pop("matching_heuristics", None)
         if (renamed := timm_weights.named_for(self.model, weights)) is not None:
@@ -201,7 +204,7 @@ class Checkpointer(DetectionCheckpointer):
         stem = "stem.conv1.weight"
         prefixes = [name.removesuffix(stem) for name in self.model.state_dict() if name.endswith(stem)]
         if not prefixes:
-            raise ValueError(f"{path} holds torchvision's ResNet, but the network has no ResNet of Detectron2 in it")
+            raise ValueError(f"{path} contains torchvision's ResNet, but the network has no ResNet of Detectron2 in it")
         weights = torchvision_weights.convert_resnet(checkpoint["model"])
         checkpoint["model"] = {prefixes[0] + name: value for name, value in weights.items()}
         checkpoint["__author__"] = "torchvision"
@@ -212,7 +215,7 @@ class Checkpointer(DetectionCheckpointer):
         mismatches = torchvision_weights.input_mismatches(self.cfg, resnet=resnet)
         if mismatches:
             self.logger.warning(
-                "%s was trained on another input than this config gives; it needs: %s", path, " ".join(mismatches)
+                "%s was trained on an input that differs from this config's; it needs: %s", path, " ".join(mismatches)
             )
 
     def _fill(self, checkpoint: dict[str, Any], skip: Sequence[str] = ()) -> Fit:
@@ -230,6 +233,6 @@ class Checkpointer(DetectionCheckpointer):
 
     def _complain(self, problem: str) -> None:
         if problem and not self.allow_partial:
-            raise ValueError(f"{problem}. To go on with what fits, add --allow-partial")
+            raise ValueError(f"{problem}. To use only the weights that fit, add --allow-partial")
         if problem:
-            self.logger.warning("going on, as --allow-partial asks: %s", problem)
+            self.logger.warning("continuing because of --allow-partial: %s", problem)

@@ -1,7 +1,7 @@
-"""Checkpoints of the papers' official code -> ours, and back.
+"""Conversion between checkpoints of the papers' official code and ours.
 
-The papers' key maps are beside their networks; here is what they share: reading a file without running it, prefixes,
-buffers that old versions of Detectron2 saved, the comparison with a network, and the report.
+The key maps of the papers are in ``keys``. This file has the common steps: reading, removing prefixes and old buffers
+of Detectron2, comparing with a network, and the report.
 """
 
 import os
@@ -29,11 +29,11 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class KeyMap:
-    """How the state dicts of a paper's official code and ours become each other; both raise ValueError."""
+    """The conversions between the state dicts of a paper's official code and ours. Both may raise ValueError."""
 
     to_ours: Callable[[State], dict[str, Tensor]]
     to_official: Callable[[State], dict[str, Tensor]]
-    #: Looks at the values of an official state dict; raises ValueError where they cannot be the network's.
+    #: Checks the values of an official state dict; raises ValueError if they cannot be the network's.
     check_official: Callable[[State], object] = lambda state: None
 
 
@@ -46,11 +46,11 @@ KEY_MAPS: dict[str, KeyMap] = {
 }
 DIRECTIONS = ("ours", "official")
 
-# DistributedDataParallel's.
+# The prefix of DistributedDataParallel.
 _WRAPPER = "module."
-# Detectron2 saved these until 2021 and makes them from the config since.
+# Detectron2 saved these until 2021. Now it computes them from the config.
 _CONSTANTS = re.compile(r"(^|\.)(pixel_mean|pixel_std|anchor_generator\.cell_anchors\.\d+)$")
-# Names that PointRend's mask head had until 2021; Detectron2 renames them only for a head class that is not ours.
+# Names in PointRend's mask head until 2021. Detectron2 renames them only for its own head class, not for ours.
 _OLD_POINTREND = (
     ("roi_heads.mask_coarse_head.coarse_mask_fc", "roi_heads.mask_head.coarse_head.fc"),
     ("roi_heads.mask_coarse_head.", "roi_heads.mask_head.coarse_head."),
@@ -64,12 +64,12 @@ class Conversion:
 
     weights: dict[str, Tensor]
     renamed: list[tuple[str, str]]  #: (old, new) names, in the order of the old state dict
-    rearranged: list[str]  #: new names whose values are in another order or number (classes, background)
+    rearranged: list[str]  #: new names whose values changed in order or number (classes, background)
     unchanged: list[str]
-    dropped: list[str]  #: old names that have no counterpart
+    dropped: list[str]  #: old names without a counterpart
 
     def report(self) -> str:
-        """What was renamed, line by line, then the counts."""
+        """One line for each renamed, rearranged or dropped tensor, then the counts."""
         width = max((len(old) for old, _ in self.renamed), default=0)
         moved = set(self.rearranged)
         lines = [f"{old:{width}} -> {new}{' (rearranged)' if new in moved else ''}" for old, new in self.renamed]
@@ -83,12 +83,12 @@ def convert_state(state: Mapping[str, Tensor | np.ndarray], *, paper: str, to: s
     """Convert a state dict.
 
     Args:
-        state: name -> tensor or array; the prefix ``module.`` of a wrapped network is removed.
-        paper: key of KEY_MAPS.
+        state: the tensors or arrays by name. The prefix ``module.`` of a wrapped network is removed.
+        paper: a key of KEY_MAPS.
         to: one of DIRECTIONS.
 
     Raises:
-        ValueError: unknown ``paper`` or ``to``, or names that are not those of the paper's network.
+        ValueError: ``paper`` or ``to`` is unknown, or the names are not those of the paper's network.
     """
     if paper not in KEY_MAPS:
         raise ValueError(f"there is no converter for {paper!r}; there is for {', '.join(KEY_MAPS)}")
@@ -123,15 +123,16 @@ def convert_file(source: str, target: str, *, paper: str, to: str, cfg: CfgNode 
     """Convert ``source`` and write ``{"model": state dict}`` to ``target`` (.pth).
 
     Args:
-        source: a file that ``weight_files.read_weights`` reads; a training run's other content is not carried over.
-        target: where to write; must not exist, so that no checkpoint is lost.
-        paper, to: as for :func:`convert_state`.
-        cfg: a config whose network the weights on our side must fill exactly.
+        source: the file to read, in a format of ``weight_files.read_weights``. Only its weights are converted.
+        target: the file to write. It must not exist, so that no checkpoint is lost.
+        paper: a key of KEY_MAPS.
+        to: one of DIRECTIONS.
+        cfg: a config whose network our weights must fill exactly; None skips this check.
 
     Raises:
-        FileNotFoundError: there is no ``source``.
-        ValueError: as :func:`convert_state` and ``read_weights``; the weights do not fit the network; ``target``
-            exists or is not named .pth. Nothing is written then.
+        FileNotFoundError: ``source`` does not exist.
+        ValueError: see :func:`convert_state` and ``read_weights``; or the weights do not fit the network; or ``target``
+            exists or does not end with .pth. Nothing is written then.
     """
     if os.path.exists(target) or not target.endswith(".pth"):
         raise ValueError(f"{target} {'exists already' if os.path.exists(target) else 'must end with .pth'}")
@@ -147,16 +148,16 @@ def convert_file(source: str, target: str, *, paper: str, to: str, cfg: CfgNode 
 
 
 def check_fits(weights: State, cfg: CfgNode) -> None:
-    """Compare names and shapes with the network of a config, without making its parameters.
+    """Compare names and shapes with the network of a config, without allocating its parameters.
 
     Raises:
-        ValueError: weights are missing, unexpected or of another shape; names the first of each.
+        ValueError: weights are missing, unexpected or of another shape. The message names the first of each kind.
     """
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
         shapes = {name: tuple(value.shape) for name, value in build_model(cfg).state_dict().items()}
-    # Counters of batches say nothing about the weights, and older PyTorch did not have them.
+    # Older versions of PyTorch did not have counters of batches, and the network does not need them.
     missing = [n for n in shapes if n not in weights and not n.endswith("num_batches_tracked")]
     unexpected = [name for name in weights if name not in shapes]
     wrong = [
@@ -179,15 +180,15 @@ def _plain_name(name: str, to: str) -> str:
 
 
 def _trace(convert: Callable[[State], dict[str, Tensor]], state: State) -> dict[str, str]:
-    """New name -> old name, found by sending tensors of the same shapes, filled with their number, the same way.
+    """New name -> old name. It is found by converting tensors of the same shapes that are filled with their numbers.
 
-    New names whose values are made on the way, and not taken from an old one, are left out.
+    New names whose values do not come from an old tensor are left out.
     """
     names = list(state)
 
     def send(first: int) -> dict[str, int]:
         numbered = {name: torch.tensor(float(i + first)).expand(state[name].shape) for i, name in enumerate(names)}
-        # Zeros may be added on the way, so the number of the source is the maximum.
+        # The conversion may add zeros, so the maximum is the number of the source.
         return {new: int(value.max()) for new, value in convert(numbered).items()}
 
     shifted = send(2)

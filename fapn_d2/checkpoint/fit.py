@@ -1,4 +1,4 @@
-"""How well a weight file fits a network, and what to tell the user about it."""
+"""The comparison of a weight file with a network, and the messages about it."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -7,24 +7,24 @@ from torch import nn
 
 from ..messages import some
 
-#: Buffers that training estimates anew, so a start without them is no misfit.
+#: Buffers that training estimates again, so a file may lack them.
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-#: Parts of a ResNet that no ImageNet file has: Detectron2's deformable blocks start with zero offsets.
+#: Parameters that ImageNet files lack: the offsets of Detectron2's deformable blocks, which start at zero.
 _ADDED_TO_RESNET = ("conv2_offset.weight", "conv2_offset.bias")
 _SHOWN = 4
 _few = functools.partial(some, limit=_SHOWN, sort=False)
 
 
 class Fit:
-    """Names and shapes of a network beside those of a file.
+    """The names and shapes of a network compared with those of a file.
 
     Args:
         model: the network to fill.
-        weights: name -> tensor or array of the file.
-        skip: prefixes of names to leave alone.
+        weights: the tensors or arrays of the file, by name.
+        skip: the prefixes of names that are not filled.
 
     Raises:
-        ValueError: a prefix in ``skip`` names no part of the network.
+        ValueError: the network has no part with a prefix in ``skip``.
     """
 
     def __init__(self, model: nn.Module, weights: Mapping, skip: Sequence[str] = ()):
@@ -44,10 +44,16 @@ class Fit:
         return any(_under(name, prefix) for prefix in self._skip)
 
     def judged(self, missing: list[str], unexpected: list[str], wrong_shapes: list[tuple[str, tuple, tuple]]) -> "Fit":
-        """Take in what loading reported: names without a value, values without a name, (name, in file, in model)."""
+        """Store the report of loading.
+
+        Args:
+            missing: the names of the network that the file lacks.
+            unexpected: the names of the file that the network lacks.
+            wrong_shapes: the tensors of different shape, as (name, shape in the file, shape in the network).
+        """
         self.unexpected = list(unexpected)
         self.wrong_shapes = [(name, tuple(in_file), tuple(in_model)) for name, in_file, in_model in wrong_shapes]
-        # Where names were matched by their ends, Detectron2 drops a wrong shape before it can be reported as such.
+        # If names were matched by their ends, Detectron2 drops tensors of a wrong shape without reporting them.
         for name in missing:
             for other in unexpected:
                 alike = name.endswith(f".{other}") and other in self._in_file
@@ -59,14 +65,14 @@ class Fit:
 
     @property
     def _bottom_up(self) -> str:
-        """Prefix of the bottom-up network: below a pyramid, or the backbone itself, or all of the model."""
+        """The prefix of the bottom-up network: a part of the pyramid, the backbone, or the whole model."""
         for prefix in ("backbone.bottom_up.", "bottom_up.", "backbone."):
             if any(name.startswith(prefix) for name in self.names):
                 return prefix
         return ""
 
     def why_not_complete(self, path: str) -> str:
-        """Why a network filled from this file is not the one that was trained; "" if it is."""
+        """The reason why this file does not fill the network completely; "" if it does."""
         missing = [name for name in self.missing if not name.endswith("num_batches_tracked")]
         problems = [f"{len(missing)} weights are missing ({_few(missing)})"] if missing else []
         if self.wrong_shapes:
@@ -74,7 +80,7 @@ class Fit:
         return f"{path} does not fill the network: {'; '.join(problems)}" if problems else ""
 
     def why_not_a_start(self, path: str) -> str:
-        """Why training cannot start from this file; "" if it can."""
+        """The reason why training cannot start from this file; "" if it can."""
         if self.wrong_shapes:
             parts = sorted({name.rsplit(".", 1)[0] for name, _, _ in self.wrong_shapes})
             problem = f"{len(self.wrong_shapes)} weights of {path} do not fit the network: {_few(self._shapes())}"
@@ -83,7 +89,7 @@ class Fit:
             return f'{problem}. To tune it on other classes, initialise these parts: MODEL.WEIGHTS_SKIP "{parts}"'
         absent = set(self.missing)
         filled = [name for name in self.names if name not in absent and not self.skipped(name)]
-        # Buffers that count as filled without being in the file say nothing.
+        # Buffers may count as filled although they are not in the file.
         if all(name.endswith(("pixel_mean", "pixel_std", *_STATISTICS)) for name in filled):
             has = f"the network has {_few(self.names)}; the file {_few(list(self._in_file))}"
             return f"no weight in {path} has a name of the network: {has}"

@@ -1,6 +1,6 @@
 """Weights of timm's networks: MODEL.WEIGHTS "timm://<name>", and plain state dicts in files.
 
-timm itself downloads and converts; what it loads is kept in the cache of iopath, beside Detectron2's own downloads.
+timm downloads and converts the weights. They are stored in the cache of iopath, beside Detectron2's downloads.
 """
 
 import os
@@ -24,10 +24,10 @@ class TimmHandler(PathHandler):
         return [PREFIX]
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
-        """The cached file, made first where it is missing.
+        """The cached file, which is written first if it is missing.
 
         Raises:
-            ValueError: timm has no such network, or no weights for it, or they cannot be downloaded.
+            ValueError: timm does not have the network or its weights, or the weights cannot be downloaded.
         """
         name = path.removeprefix(PREFIX)
         file = os.path.join(get_cache_dir(), "timm", f"{name}.pth")
@@ -43,7 +43,7 @@ def _pretrained(name: str) -> dict[str, torch.Tensor]:
     indices = feature_indices(name)
     try:
         network = import_timm().create_model(name, features_only=True, pretrained=True, out_indices=indices)
-    except Exception as error:  # each of timm's sources of weights fails in its own way
+    except Exception as error:  # each of timm's sources of weights raises other errors
         raise ValueError(
             f"timm cannot provide the weights {PREFIX}{name} ({type(error).__name__}: {error}); give a file as "
             'MODEL.WEIGHTS, or "" to train from scratch'
@@ -53,21 +53,21 @@ def _pretrained(name: str) -> dict[str, torch.Tensor]:
 
 def _save(weights: dict[str, torch.Tensor], file: str) -> None:
     os.makedirs(os.path.dirname(file), exist_ok=True)
-    # Detectron2's checkpointers then match names by their ends, whatever the network is part of.
+    # Detectron2's checkpointers then match names by their ends, so the network may be a part of any model.
     content = {"model": weights, "__author__": "timm", "matching_heuristics": True}
     write_atomically(file, lambda stream: torch.save(content, stream))
 
 
 def named_for(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
-    """Weights of a plain timm network under the names of the ``TimmBackbone`` inside of ``model``.
+    """Rename weights of a plain timm network to the names of the ``TimmBackbone`` in ``model``.
 
-    timm's feature networks, which ``TimmBackbone`` holds, join the names of containers by "_" where the plain network
-    has ".". A file may have one prefix before all names ("module.", "backbone.", "encoder.", ...). Names that the
-    feature network lacks, such as those of the classifier, stay as they are.
+    ``TimmBackbone`` contains a feature network of timm. Feature networks have "_" in names where plain networks have
+    ".". All names of a file may have the same prefix ("module.", "backbone.", "encoder.", ...). Names that the feature
+    network lacks, such as those of the classifier, do not change.
 
     Returns:
-        None where ``model`` has no ``TimmBackbone``, its names are in the file already, or less than half of the
-        network's weights are in the file.
+        The renamed weights; None if ``model`` does not have a ``TimmBackbone``, if the file already has its names, or
+        if less than half of the network's weights are in the file.
     """
     prefix = next((f"{name}." for name, m in model.named_modules() if isinstance(m, TimmBackbone)), None)
     if prefix is None or any(name.startswith((f"{prefix}body.", "body.")) for name in weights):
@@ -75,7 +75,7 @@ def named_for(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str
     body = model.get_submodule(f"{prefix}body")
     ours = {name.replace(".", "_"): f"{prefix}body.{name}" for name in body.state_dict()}
     first = next(iter(ours))
-    for name in sorted(weights, key=len):  # the shortest name that ends so has the prefix of the whole network
+    for name in sorted(weights, key=len):  # the shortest name with this ending has the prefix of the whole network
         flat = name.replace(".", "_")
         if flat != first and not flat.endswith(f"_{first}"):
             continue

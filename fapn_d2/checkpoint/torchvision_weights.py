@@ -1,8 +1,7 @@
 """ImageNet weights of torchvision: ``MODEL.WEIGHTS torchvision://resnet50`` or ``torchvision://shufflenet_v2_x1_5``.
 
-Detectron2's ResNet equals torchvision's once its stride sits where torchvision has it (MODEL.RESNETS.STRIDE_IN_1X1
-False) and images come as torchvision normalises them; only the names of the parameters differ. Our ShuffleNetV2 has
-torchvision's names.
+Detectron2's ResNet equals torchvision's if MODEL.RESNETS.STRIDE_IN_1X1 is False and images are normalised as in
+torchvision. Only the names of the parameters differ. Our ShuffleNetV2 has torchvision's names.
 """
 
 import re
@@ -59,10 +58,11 @@ def convert_resnet(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
 
 
 def shufflenet_for(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
-    """Weights of torchvision's ShuffleNetV2, without the classifier, under the names of the one inside of ``model``.
+    """Rename weights of torchvision's ShuffleNetV2 to the names of the ShuffleNetV2 in ``model``.
 
     Returns:
-        None if ``model`` has no ShuffleNetV2, or ``weights`` are not torchvision's.
+        The renamed weights without the classifier; None if ``model`` does not have a ShuffleNetV2, or if ``weights``
+        are not torchvision's.
     """
     places = [name for name, module in model.named_modules() if isinstance(module, ShuffleNetV2)]
     if not places or not {"conv1.0.weight", "stage2.0.branch1.0.weight"} <= set(weights):
@@ -72,19 +72,20 @@ def shufflenet_for(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> dic
 
 
 def download(url: str) -> dict[str, torch.Tensor]:
-    """State dict behind ``torchvision://<model>``, from the cache (``$TORCH_HOME/hub/checkpoints``) or the network.
+    """The state dict of ``torchvision://<model>``, from the cache (``$TORCH_HOME/hub/checkpoints``) or the network.
 
-    One process a machine downloads; the file's hash is checked.
+    One process per machine downloads the file and checks its hash.
 
     Raises:
-        ValueError: unknown model (lists the known), or it is not in the cache and cannot be downloaded.
+        ValueError: the model is unknown (the message lists the known models), or it is not in the cache and cannot be
+            downloaded.
     """
     name = url.removeprefix(PREFIX)
     if name not in MODELS:
         raise ValueError(f"unknown weights {url}; known are {', '.join(PREFIX + model for model in MODELS)}")
     import torchvision
 
-    # The enumeration gives the address only; it differs between torchvision versions, the trained weights do not.
+    # Addresses may differ between versions of torchvision, so its enumeration gives them. The weights are the same.
     address = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
     try:
         if comm.get_local_rank() == 0:
@@ -108,8 +109,8 @@ def input_mismatches(cfg: CfgNode, *, resnet: bool = True) -> list[str]:
     """KEY VALUE pairs that a config needs for torchvision's weights and does not have.
 
     Args:
-        cfg: the config of the network that was filled.
-        resnet: whether the weights are a ResNet's.
+        cfg: the config of the network.
+        resnet: whether the weights are those of a ResNet.
     """
     wrong = []
     for key, expected in INPUT.items():
@@ -125,6 +126,6 @@ def input_mismatches(cfg: CfgNode, *, resnet: bool = True) -> list[str]:
 
 
 def _close(values: Iterable[float], expected: Iterable[float]) -> bool:
-    """Equal up to rounding: configs write the same mean as 123.675 or 123.68."""
+    """Whether values are equal up to rounding: configs write the same mean as 123.675 or 123.68."""
     values, expected = list(values), list(expected)
     return len(values) == len(expected) and all(abs(v - e) < 0.01 for v, e in zip(values, expected))

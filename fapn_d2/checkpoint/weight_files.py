@@ -1,8 +1,8 @@
-"""Reading weight files without running what they hold.
+"""Reading weight files without running code in them.
 
-A pickle can run any code while it is read. ``.pth`` files therefore go through PyTorch's ``weights_only`` reader and
-``.pkl`` files of Detectron2's model zoo through an unpickler that knows arrays and containers; there is no fallback
-that reads a refused file anyway. PyTorch's reader is trusted from 2.10 on (CVE-2025-32434 and CVE-2026-24747 before).
+A pickle can run any code while it is read. So PyTorch's ``weights_only`` reader reads ``.pth`` files, and an unpickler
+that knows only arrays and containers reads the ``.pkl`` files of Detectron2's model zoo. A refused file is not read in
+any other way. PyTorch's reader is safe from version 2.10 on (earlier: CVE-2025-32434 and CVE-2026-24747).
 """
 
 import os
@@ -20,12 +20,12 @@ def read_weights(path: str) -> dict[str, Any]:
     """Read a ``.pth``, ``.pkl`` or ``.safetensors`` file.
 
     Returns:
-        A dict with "model" (name -> tensor or array) and what else the file holds: "trainer" and "iteration" of a
+        A dict with "model" (name -> tensor or array) and the other entries of the file: "trainer" and "iteration" of a
         training run, "__author__" and "matching_heuristics" of Detectron2's model zoo.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is truncated or damaged, holds no weights, or holds objects that are not data.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is truncated or damaged, contains no weights, or contains objects that are not data.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"weight file {path} does not exist")
@@ -36,12 +36,12 @@ def read_weights(path: str) -> dict[str, Any]:
     else:
         content = _read_torch(path)
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of weights")
-    for key in ("model", "state_dict"):  # Detectron2's name, and the one of PyTorch's ImageNet example
+        raise ValueError(f"{path} contains a {type(content).__name__}, not a dict of weights")
+    for key in ("model", "state_dict"):  # the names of Detectron2 and of PyTorch's ImageNet example
         if isinstance(content.get(key), dict):
             return {**content, "model": content[key]}
     if not content or not all(isinstance(value, (torch.Tensor, np.ndarray)) for value in content.values()):
-        raise ValueError(f"{path} holds no weights: neither 'model' nor tensors, but {', '.join(map(str, content))}")
+        raise ValueError(f"{path} contains no weights: neither 'model' nor tensors, but {', '.join(map(str, content))}")
     return {"model": content}
 
 
@@ -51,7 +51,7 @@ def _read_torch(path: str) -> Any:
         with torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if zipfile.is_zipfile(path):  # intact, so it is the content that was refused
+        if zipfile.is_zipfile(path):  # the archive is intact, so its content was refused
             foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
             raise ValueError(refusal(path, ", ".join(foreign))) from error
         raise ValueError(f"{path} is damaged or not a PyTorch file: {first_line(error)}") from error
@@ -62,7 +62,8 @@ def _read_torch(path: str) -> Any:
 def _read_pickle(path: str) -> dict[str, Any]:
     content = read_pickle(path)
     if isinstance(content, dict) and not ("model" in content and "__author__" in content):
-        # Files of Caffe2 and Detectron have other names and no mark; detection models have them under "blobs".
+        # Files of Caffe2 and Detectron have other names and do not name their author. Detection models keep weights
+        # under "blobs".
         blobs = content.get("blobs", content)
         blobs = {name: value for name, value in blobs.items() if not name.endswith("_momentum")}
         return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}

@@ -1,4 +1,4 @@
-"""Hashes of a config: a short one, equal for runs that compute the same, and one of all keys."""
+"""Hashes of a config: a short one that is equal for runs with the same result, and one of all keys."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 
 from .loading import default_config, leaves
 
-#: Keys that say where and how a run goes, not what comes out.
+#: Keys that do not change the result of a run.
 _PLACE = (
     "OUTPUT_DIR",
     "SEED",
@@ -33,15 +33,15 @@ _SCORING = ("TEST", "DATASETS.TEST", "DATASETS.PROPOSAL_FILES_TEST", "INPUT.MIN_
 
 
 def config_hash(cfg: CfgNode, *, without: Sequence[str] = (), pretraining: str = "") -> str:
-    """12 hexadecimal digits for all keys that differ from their defaults, but those in ``without`` and below.
+    """12 hexadecimal digits for all keys that differ from their defaults, except the keys and sections in ``without``.
 
-    Keys that the project gets later leave it as it is, as long as their defaults change nothing.
+    A new key of the project does not change the hash if its default changes nothing.
 
     Args:
-        cfg: a resolved config.
-        without: keys and sections that do not count.
-        pretraining: :func:`training_hash` of the training whose weights this one starts from; "" where
-            MODEL.WEIGHTS says where it starts.
+        cfg: the complete config.
+        without: the keys and sections to leave out.
+        pretraining: the :func:`training_hash` of the training that produced the initial weights; "" if the run starts
+            from MODEL.WEIGHTS.
     """
     defaults = {key: _plain(value) for key, value in leaves(default_config())}
     left_out = (*_PLACE, *without)
@@ -61,7 +61,7 @@ def training_hash(cfg: CfgNode, *, pretraining: str = "") -> str:
 
 
 def full_config_hash(cfg: CfgNode) -> str:
-    """SHA-256 of all keys except OUTPUT_DIR and SEED, also those that do not change the result.
+    """SHA-256 of all keys except OUTPUT_DIR and SEED, including keys that do not change the result.
 
     It names the exact config of a run in ``run.json``. Unlike :func:`config_hash`, it changes when the project gets a
     new key.

@@ -198,14 +198,15 @@ def _add_mask_former(cfg: CN) -> None:
     # MODEL.SEM_SEG_HEAD.NAME "MaskFormerHead". Of the other keys of this section it reads IN_FEATURES (bottom-up maps,
     # finest first), NUM_CLASSES, IGNORE_VALUE, CONVS_DIM and NORM (of the pixel decoder).
     head = cfg.MODEL.SEM_SEG_HEAD
-    # "MaskFormerPixelDecoder": outputs of levels go down; MODEL.NECK.ALIGN "nearest" is MaskFormer's, "deform" FaPN's.
-    # "PyramidPixelDecoder": the pyramid that MODEL.FPN and MODEL.NECK describe, of which the finest level is read.
+    # "MaskFormerPixelDecoder": each level receives the output of the coarser level; MODEL.NECK.ALIGN is "nearest" in
+    # MaskFormer and "deform" in FaPN. "PyramidPixelDecoder": the finest level of the pyramid that MODEL.FPN and
+    # MODEL.NECK describe.
     head.PIXEL_DECODER_NAME = "MaskFormerPixelDecoder"
     head.MASK_DIM = 256  # channels of the embedding of pixels
     node = cfg.MODEL.MASK_FORMER = CN()
     node.DEEP_SUPERVISION = True  # losses after every layer of the decoder, not only after the last
     node.NO_OBJECT_WEIGHT = 0.1  # weight of the class "no object" in the cross entropy
-    # Factors on the mask losses, and on the same terms of the costs of matching; that of the classes is 1.
+    # Factors on the mask losses and on the mask costs in matching. The factor on the classes is 1.
     node.MASK_WEIGHT = 20.0
     node.DICE_WEIGHT = 1.0
     node.NUM_OBJECT_QUERIES = 100
@@ -215,15 +216,15 @@ def _add_mask_former(cfg: CN) -> None:
     node.DROPOUT = 0.1
     node.ENC_LAYERS = 0
     node.DEC_LAYERS = 6
-    node.PRE_NORM = False  # normalise the inputs of branches instead of their sums
+    node.PRE_NORM = False  # whether the inputs of branches are normalised instead of their sums
     node.TRANSFORMER_IN_FEATURE = "res5"  # bottom-up map that the queries attend to
-    node.ENFORCE_INPUT_PROJ = False  # a 1x1 convolution before it even where it has HIDDEN_DIM channels
-    node.SIZE_DIVISIBILITY = 32  # images are padded to a multiple of it; the bottom-up network may need more
+    node.ENFORCE_INPUT_PROJ = False  # a 1x1 convolution of this map even if it has HIDDEN_DIM channels
+    node.SIZE_DIVISIBILITY = 32  # images are padded to a multiple of this; the bottom-up network may need more
     node.TEST = CN()
-    # Of PanopticMaskFormer: least score of a query; least part of its mask that a segment must keep.
+    # "PanopticMaskFormer": lowest score of a query; smallest fraction of its mask that a segment must keep.
     node.TEST.OBJECT_MASK_THRESHOLD = 0.0
     node.TEST.OVERLAP_THRESHOLD = 0.0
-    # Masks are resized to the image before they are weighted by classes and summed, not their sums afterwards.
+    # Whether masks are resized to the image before they are weighted by classes and summed. Otherwise the sums are.
     node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
 
 
@@ -267,19 +268,20 @@ def _add_panoptic_fpn(cfg: CN) -> None:
 def _add_panoptic_fcn(cfg: CN) -> None:
     """Keys of MODEL.META_ARCHITECTURE "PanopticFCN" (Li et al., CVPR 2021). The defaults are its official code's.
 
-    MODEL.SEM_SEG_HEAD describes the map at stride 4 that masks are made on: IN_FEATURES, CONVS_DIM, COMMON_STRIDE (4),
-    NORM; NUM_CLASSES counts the classes of regions and the first one, which stands for all objects; IGNORE_VALUE.
-    MODEL.PANOPTIC_FPN.COMBINE joins objects and regions; the official code has INSTANCES_CONFIDENCE_THRESH 0.2.
+    Masks are made on a map of stride 4. In MODEL.SEM_SEG_HEAD the keys IN_FEATURES, CONVS_DIM, COMMON_STRIDE (4) and
+    NORM describe this map. NUM_CLASSES there is the number of classes of regions plus one: the first class stands for
+    all objects. IGNORE_VALUE is read too. MODEL.PANOPTIC_FPN.COMBINE joins objects and regions; the official code has
+    INSTANCES_CONFIDENCE_THRESH 0.2.
     """
     node = cfg.MODEL.PANOPTIC_FCN = CN()
-    node.NUM_CLASSES = 80  # of objects
+    node.NUM_CLASSES = 80  # number of classes of objects
     node.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
-    # Least and greatest size of the objects of each of IN_FEATURES: square root of the box area, in pixels of the
-    # input. Ranges may overlap; an object is on all levels whose range it is in.
+    # Smallest and largest size of the objects on each of IN_FEATURES: square root of the box area, in pixels of the
+    # input. Ranges may overlap; an object is on every level whose range contains its size.
     node.OBJECT_SCALES = [[1, 64], [32, 128], [64, 256], [128, 512], [256, 2048]]
     # Hidden layers of the heads: 3x3 convolutions. COORD adds two channels of coordinates to their input, DEFORM makes
-    # them modulated deformable convolutions. CONVS_DIM of KERNEL_HEAD is also the width of the kernel map, that of
-    # FEATURE_ENCODER the width of kernels.
+    # them modulated deformable convolutions. KERNEL_HEAD.CONVS_DIM is also the width of the kernel map, and
+    # FEATURE_ENCODER.CONVS_DIM is the width of kernels.
     for name, channels, norm, coordinates, deformable in (
         ("POSITION_HEAD", 256, "GN", False, True),
         ("KERNEL_HEAD", 256, "GN", True, False),
@@ -291,27 +293,27 @@ def _add_panoptic_fcn(cfg: CN) -> None:
         head.NORM = norm
         head.COORD = coordinates
         head.DEFORM = deformable
-    node.POSITION_HEAD.BIAS_VALUE = -2.19  # of the predictors at the start: scores of 0.1
+    node.POSITION_HEAD.BIAS_VALUE = -2.19  # initial bias of the predictors, for scores of 0.1
     # Where the centre of an object is: "mass", the mean position of its mask, or "box", the middle of its box.
     node.CENTER = "mass"
-    node.MIN_OVERLAP = 0.7  # IoU that fixes the radius of the Gaussian around a centre
-    node.GAUSSIAN_SIGMA = 3.0  # the Gaussian's diameter over its standard deviation; CenterNet has 6
-    # Positions of an object on a level whose kernels are trained: those with the best scores. Official: 7, and 5 in the
-    # configs for images of 600 pixels.
+    node.MIN_OVERLAP = 0.7  # the IoU that determines the radius of the Gaussian around a centre
+    node.GAUSSIAN_SIGMA = 3.0  # the Gaussian's diameter divided by its standard deviation; CenterNet has 6
+    # Number of positions per object and level whose kernels are trained: the positions with the best scores. Official:
+    # 7, and 5 in the configs for images of 600 pixels.
     node.POS_NUM = 7
-    node.POSITION_WEIGHT = 1.0  # of loss_pos_th and loss_pos_st
-    node.SEGMENT_WEIGHT = 3.0  # of loss_seg_th and loss_seg_st
+    node.POSITION_WEIGHT = 1.0  # factor on loss_pos_th and loss_pos_st
+    node.SEGMENT_WEIGHT = 3.0  # factor on loss_seg_th and loss_seg_st
     node.FOCAL_LOSS_ALPHA = 0.25
     node.FOCAL_LOSS_GAMMA = 2.0
     # Inference. The official "fast" configs, whose numbers FaPN's tables have, set 0.2 and 0.1.
-    node.THING_THRESH_TEST = 0.05  # least score of an object's centre
-    node.STUFF_THRESH_TEST = 0.05  # least mean score of a region on a level
-    # Side, in cells, of the square over which centre scores are averaged, for each of IN_FEATURES; odd.
+    node.THING_THRESH_TEST = 0.05  # lowest score of an object's centre
+    node.STUFF_THRESH_TEST = 0.05  # lowest mean score of a region on a level
+    # Side, in cells, of the square over which centre scores are averaged, one entry for each of IN_FEATURES; odd.
     node.SMOOTHING_TEST = [3, 3, 3, 5, 5]
-    node.SIMILARITY_THRESH_TEST = 0.9  # cosine of two kernels of a class from which on they are one object
-    node.MASK_THRESH_TEST = 0.4  # least score of an object's pixel
-    node.SCORE_THRESH_TEST = 0.05  # least score of an object, after that of its mask has been multiplied with it
-    node.TOPK_TEST = 100  # objects of an image; each level offers half as many
+    node.SIMILARITY_THRESH_TEST = 0.9  # two kernels of a class are one object if their cosine is at least this
+    node.MASK_THRESH_TEST = 0.4  # lowest score of an object's pixel
+    node.SCORE_THRESH_TEST = 0.05  # lowest score of an object: the score of its centre times the score of its mask
+    node.TOPK_TEST = 100  # most objects per image; each level provides at most half as many candidates
 
 
 def _add_data(cfg: CN) -> None:
@@ -327,12 +329,12 @@ def _add_data(cfg: CN) -> None:
     cfg.INPUT.SCALE_CROP.SCALES = (0.75, 2.0)  # factors on the original size
     cfg.INPUT.SCALE_CROP.SAMPLING = "range"  # SCALES is (least, greatest); "choice": SCALES lists all factors
     cfg.INPUT.SCALE_CROP.SIZE = (1024, 1024)  # (H, W) of the crop in pixels; smaller images are padded on all sides
-    # What "instances" of training samples are: "": the record's objects; "semantic": one region for each class in the
-    # semantic labels; "panoptic": the objects, and one region for each kind of stuff in the labels, with class numbers
-    # after those of things. For MaskFormer.
+    # What the "instances" of training samples contain. "": the record's objects. "semantic": one region for each class
+    # in the semantic labels. "panoptic": the objects, and one region for each stuff class in the labels; stuff classes
+    # are numbered after those of things. MaskFormer needs "semantic" or "panoptic".
     cfg.INPUT.REGIONS = ""
-    # In training images and labels are padded below and on the right to a multiple of this many pixels, with grey (128)
-    # and IGNORE_VALUE; crops of this size or smaller become exactly this large. Below 1: not at all.
+    # In training, images and labels are padded at the bottom and on the right to a multiple of this many pixels, with
+    # grey (128) and IGNORE_VALUE. Crops of this size or smaller become exactly this large. Below 1: no padding.
     cfg.INPUT.SIZE_DIVISIBILITY = -1
     # These two keys are PointRend's. They are added for configs without PointRend's add_pointrend_config.
     # Largest fraction of a crop that one class may fill; up to ten crops are tried. 1.0: any crop is taken.

@@ -1,7 +1,7 @@
-"""From YAML files and KEY VALUE pairs to a config, with errors that name the key, the file and what was probably meant.
+"""From YAML files and KEY VALUE pairs to a config, with errors that name the key, the file and the nearest known names.
 
-Detectron2 merges a file in one go and fails with "Non-existent config key". Here every key is set on its own, so that
-the message can say in which of the files behind ``_BASE_`` it stands.
+Detectron2 merges a whole file at once and fails with "Non-existent config key". Here every key is set separately, so
+that the message can name the file behind ``_BASE_`` that contains the key.
 """
 
 import ast
@@ -27,7 +27,7 @@ _STRATEGIES = {f"MODEL.NECK.{key}" for key in STRATEGY_KEYS}
 
 
 def default_config() -> CfgNode:
-    """Every key with its default: Detectron2's, PointRend's where it is installed, and this project's."""
+    """Every key with its default: Detectron2's keys, PointRend's if it is installed, and this project's."""
     cfg = get_cfg()
     try:
         from detectron2.projects.point_rend import add_pointrend_config
@@ -42,17 +42,18 @@ def default_config() -> CfgNode:
 def load_config(config_file: str = "", opts: Sequence[Any] = ()) -> CfgNode:
     """The defaults, overridden by a YAML file and then by KEY VALUE pairs. The result is not frozen.
 
-    A file may name others under ``_BASE_`` (one path or a list, relative to the file): they are merged in their order,
-    later ones win, and the file itself wins over all. Keys whose default is None take a value of any type, also after
-    a base has given them one of another type (a strategy for all levels, then a list of strategies).
+    A file may name bases under ``_BASE_``: one path or a list of paths, relative to the file. Later bases override
+    earlier ones, and the file overrides all of them. A key whose default is None accepts values of any type, even if a
+    base has set a value of another type (a strategy for all levels, then a list of strategies).
 
     Args:
-        config_file: path of a YAML file, or "" for the defaults.
-        opts: ``["SOLVER.MAX_ITER", "100", ...]``; values are read as Python literals where they are some.
+        config_file: the path of a YAML file, or "" for the defaults.
+        opts: the pairs ``["SOLVER.MAX_ITER", "100", ...]``. A value that is a Python literal is read as such.
 
     Raises:
-        FileNotFoundError: the file, or one behind ``_BASE_``, is not there; names near ones.
-        ValueError: unknown key (names the nearest), value of the wrong type, not YAML, ``_BASE_`` runs in a circle.
+        FileNotFoundError: the file, or a base of it, does not exist. The message names similar files.
+        ValueError: a key is unknown (the message names similar keys), a value has the wrong type, the file is not YAML,
+            or bases refer to each other in a circle.
     """
     cfg = default_config()
     free = {key for key, value in leaves(cfg) if value is None}
@@ -66,14 +67,14 @@ def load_config(config_file: str = "", opts: Sequence[Any] = ()) -> CfgNode:
 
 
 def _with_bases(path: str, stack: tuple[str, ...] = ()) -> list[tuple[str, dict]]:
-    """(file, content) in the order of merging: bases first, depth first."""
+    """(file, content) in the order of merging, bases first."""
     if os.path.realpath(path) in map(os.path.realpath, stack):
         raise ValueError(f"{BASE_KEY} runs in a circle: {' -> '.join((*stack, path))}")
     content = _read_yaml(path, needed_by=stack[-1] if stack else "")
     bases = content.pop(BASE_KEY, [])
     found = []
     for base in [bases] if isinstance(bases, str) else bases:
-        base = os.path.join(os.path.dirname(path), os.path.expanduser(base))  # an absolute base replaces the folder
+        base = os.path.join(os.path.dirname(path), os.path.expanduser(base))  # an absolute path stays as it is
         found += _with_bases(os.path.normpath(base), (*stack, path))
     return [*found, (path, content)]
 
@@ -88,19 +89,19 @@ def _read_yaml(path: str, needed_by: str) -> dict:
     try:
         content = read_yaml(text)
     except yaml.constructor.ConstructorError as error:
-        raise ValueError(f"{path} holds a YAML tag that is not read, because it could run code: {error}") from error
+        raise ValueError(f"{path} contains a YAML tag that is not read, because it could run code: {error}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     content = {} if content is None else content
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not sections with keys")
+        raise ValueError(f"{path} contains a {type(content).__name__}, not sections with keys")
     if content.get("VERSION", 2) != 2:
-        raise ValueError(f"{path} is of config version {content['VERSION']}; only version 2 of Detectron2 is read")
+        raise ValueError(f"{path} has config version {content['VERSION']}; only version 2 of Detectron2 is read")
     return content
 
 
 def _near_files(path: str, n: int = 3) -> list[str]:
-    """YAML files with a similar name: in the folder of ``path``, in ``configs`` here and of the checkout."""
+    """YAML files with a similar name in the folder of ``path``, in ``./configs`` and in the checkout's ``configs``."""
     folders = {Path(path).parent, Path("configs"), CONFIGS}
     files = {p.resolve() for folder in folders if folder.is_dir() for p in folder.rglob("*.yaml")}
     wanted = Path(path).name
@@ -110,7 +111,7 @@ def _near_files(path: str, n: int = 3) -> list[str]:
 
 
 def leaves(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(full name, value) of every key below ``node``; sections without keys have none."""
+    """(full name, value) of every key below ``node``; empty sections are left out."""
     for key, value in node.items():
         if isinstance(value, dict) and value:
             yield from leaves(value, f"{prefix}{key}.")
@@ -122,14 +123,14 @@ def _pairs(opts: list) -> list[tuple[str, Any]]:
     opts = opts[1:] if opts[:1] == ["--"] else opts
     for option in opts:
         if isinstance(option, str) and option.startswith("--"):
-            raise ValueError(f"the option {option} stands behind KEY VALUE pairs; options go before them")
+            raise ValueError(f"the option {option} comes after KEY VALUE pairs; write options before them")
     if len(opts) % 2:
         raise ValueError(f"overrides are pairs KEY VALUE, but {opts[-1]!r} at the end of {opts} has no partner")
     return list(zip(opts[0::2], opts[1::2]))
 
 
 def _assign(cfg: CfgNode, key: str, value: Any, *, source: str, free: set[str]) -> None:
-    """Set one key, or say what is wrong with it."""
+    """Set one key, or raise ValueError with the reason."""
     node, passed = cfg, []
     for part in key.split("."):
         if not isinstance(node, CfgNode):
@@ -146,7 +147,7 @@ def _assign(cfg: CfgNode, key: str, value: Any, *, source: str, free: set[str]) 
         parent[part] = _strategy(key, value, source)
         return
     if key in free:
-        parent[part] = None  # yacs refuses to change the type of a value, but not of None
+        parent[part] = None  # yacs allows another type only if the old value is None
     elif isinstance(node, float) and type(_literal(value)) is int:
         value = float(_literal(value))
     try:
@@ -161,7 +162,7 @@ def _assign(cfg: CfgNode, key: str, value: Any, *, source: str, free: set[str]) 
 
 
 def _strategy(key: str, value: Any, source: str) -> str | list[str] | None:
-    """One name, or a list of names, also as ``[deform, flow]`` without inner quotes; None is the preset's choice."""
+    """A name or a list of names, also written as ``[deform, flow]`` without quotes. None means the preset's choice."""
     if isinstance(value, str) and value[:1] in "[(":
         value = yaml.safe_load("[" + value.strip("[]() ") + "]")
     elif value == "None":
@@ -174,7 +175,7 @@ def _strategy(key: str, value: Any, source: str) -> str | list[str] | None:
 
 
 def _literal(value: Any) -> Any:
-    """How yacs reads a value: as a Python literal where it is one, else as the string it is."""
+    """The value as yacs reads it: a Python literal if it is one, otherwise the string."""
     if isinstance(value, str):
         try:
             return ast.literal_eval(value)
@@ -184,7 +185,7 @@ def _literal(value: Any) -> Any:
 
 
 def _near_keys(cfg: CfgNode, key: str, n: int = 3) -> list[str]:
-    """Known keys that are written alike, then those that end alike (``NECK.ALIGN`` for ``MODEL.NECK.ALIGN``)."""
+    """Known keys with similar spelling, then those with the same end (``NECK.ALIGN`` for ``MODEL.NECK.ALIGN``)."""
     known = [name for name, _ in leaves(cfg)]
     alike = difflib.get_close_matches(key.upper(), known, n, cutoff=0.8)
     leaf = key.upper().rsplit(".", 1)[-1]

@@ -1,8 +1,8 @@
-"""Reading YAML without running what stands in it.
+"""Reading YAML without running code in it.
 
-Detectron2's own ``Base-RetinaNet.yaml`` computes its anchor sizes with a YAML tag that calls Python's ``eval``, and
-Detectron2 reads files with any such tag by ``yaml.unsafe_load``, which can run any program. Here this one tag gives
-lists of numbers, computed by :func:`number_list`; every other tag that constructs a Python object is an error.
+Detectron2's ``Base-RetinaNet.yaml`` computes its anchor sizes with a YAML tag that calls Python's ``eval``. Detectron2
+reads files with such tags by ``yaml.unsafe_load``, which can run any program. Here this one tag gives lists of numbers,
+computed by :func:`number_list`. Every other tag that constructs a Python object is an error.
 """
 
 import ast
@@ -18,7 +18,7 @@ _OPERATIONS = {
     ast.Div: operator.truediv,
     ast.Pow: operator.pow,
 }
-#: Largest exponent: it keeps ``9 ** 9 ** 9`` from filling the memory.
+#: Largest exponent. Without it, ``9 ** 9 ** 9`` would fill the memory.
 _LARGEST_EXPONENT = 64
 
 
@@ -26,8 +26,8 @@ def read_yaml(text: str) -> Any:
     """The content of a YAML text: plain data, and lists of numbers behind the tag of Base-RetinaNet.yaml.
 
     Raises:
-        yaml.YAMLError: not YAML, a tag that would construct another Python object, or an expression that is not a list
-            of numbers.
+        yaml.YAMLError: the text is not YAML, a tag would construct another Python object, or an expression is not a
+            list of numbers.
     """
     return yaml.load(text, _Loader)
 
@@ -36,7 +36,7 @@ def number_list(expression: str) -> list:
     """The value of a Python expression made of lists, numbers, ``+ - * / **`` and ``[... for x in [...]]``.
 
     Raises:
-        ValueError: it holds anything else, an exponent above 64, or does not give a list.
+        ValueError: the expression contains anything else or an exponent above 64, or its value is not a list.
     """
     try:
         value = _value(ast.parse(expression.strip(), mode="eval").body, {})

@@ -45,7 +45,7 @@ def test_program(tmp_path, capsys):
     assert line.endswith("(pycocotools)")
     assert json.loads((tmp_path / "out/a.json").read_text())[0]["images"] == 5000
     for wrong, message in (
-        (["speed"], "'speed' is no measure; there are cityscapes"),
+        (["speed"], "'speed' is not a measure; allowed are cityscapes"),
         (["--processes", "0"], "at least one"),
     ):
         with pytest.raises(SystemExit):

@@ -85,7 +85,7 @@ def test_falls_back_to_the_last_good_checkpoint(tmp_path, damage, caplog):
     assert resumed(tmp_path) == (True, expected)
     assert any(record.levelno == logging.WARNING for record in caplog.records)
     if damage in ("truncated", "empty"):
-        assert "passing over a checkpoint" in caplog.text and "model_0000019.pth is" in caplog.text
+        assert "skipping a checkpoint" in caplog.text and "model_0000019.pth is" in caplog.text
 
 
 def test_weights_alone_are_not_resumed(tmp_path, caplog):
@@ -93,7 +93,7 @@ def test_weights_alone_are_not_resumed(tmp_path, caplog):
     torch.save({"model": network().state_dict()}, tmp_path / "newer.pth")
     os.remove(tmp_path / "last_checkpoint")
     assert resumed(tmp_path) == (True, 9)
-    assert "newer.pth: it holds weights but not the state of a training run" in caplog.text
+    assert "newer.pth: it contains weights but not the state of a training run" in caplog.text
 
 
 def test_nothing_to_fall_back_to(tmp_path):
@@ -156,7 +156,7 @@ def test_evaluation_is_strict(tmp_path, caplog):
         Checkpointer(network(5, names=("neck", "head", "extra"))).load(path)
     partial = network(5, names=("neck", "head", "extra"))
     Checkpointer(partial, allow_partial=True).load(path)
-    assert "going on, as --allow-partial asks: " in caplog.text and "2 weights are missing" in caplog.text
+    assert "continuing because of --allow-partial: " in caplog.text and "2 weights are missing" in caplog.text
     assert torch.equal(partial.neck.weight, torch.load(path)["model"]["neck.weight"])
 
 

@@ -92,9 +92,9 @@ def test_truncated_files_are_named(tmp_path, name, kept):
 def test_other_content(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     torch.save({"epoch": 3}, tmp_path / "epoch.pth")
-    with pytest.raises(ValueError, match=r"list.pth holds a list, not a dict of weights"):
+    with pytest.raises(ValueError, match=r"list.pth contains a list, not a dict of weights"):
         read_weights(str(tmp_path / "list.pth"))
-    with pytest.raises(ValueError, match=r"epoch.pth holds no weights: neither 'model' nor tensors, but epoch"):
+    with pytest.raises(ValueError, match=r"epoch.pth contains no weights: neither 'model' nor tensors, but epoch"):
         read_weights(str(tmp_path / "epoch.pth"))
     with pytest.raises(FileNotFoundError, match=r"weight file .*none.pth does not exist"):
         read_weights(str(tmp_path / "none.pth"))

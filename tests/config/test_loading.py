@@ -81,7 +81,7 @@ def test_missing_files_are_named_with_near_ones(write):
         ("SOLVER: {MAX_ITER: many}", r"SOLVER.MAX_ITER in .*row.yaml must be of type int \(as 40000 is\), got 'many'"),
         ("DATASETS: {TRAIN: coco}", r"must be of type tuple .*; write \(\"coco\",\)"),
         ("MODEL: {NECK: {ALIGN: [1, 2]}}", r"MODEL.NECK.ALIGN in .* takes the name of a strategy or a list"),
-        ("- a", r"holds a list, not sections"),
+        ("- a", r"contains a list, not sections"),
         ("a: [", r"row.yaml is not valid YAML"),
         ("VERSION: 1", r"config version 1"),
     ],
@@ -114,7 +114,7 @@ def test_overrides(write):
     assert load_config("", ["--", "SEED", "5"]).SEED == 5
     with pytest.raises(ValueError, match="overrides are pairs KEY VALUE, but 'SEED' at the end"):
         load_config("", ["SOLVER.BASE_LR", "1", "SEED"])
-    with pytest.raises(ValueError, match="--eval-only stands behind KEY VALUE pairs"):
+    with pytest.raises(ValueError, match="--eval-only comes after KEY VALUE pairs"):
         load_config("", ["SEED", "1", "--eval-only"])
     with pytest.raises(
         ValueError, match=r"unknown config key SOLVER.BASELR in the command line; nearest: SOLVER.BASE_LR"

@@ -32,7 +32,7 @@ def test_nothing_runs(tmp_path, text, base):
     wrong.write_text(f"SEED: {text.format(mark)}")
     row = tmp_path / "row.yaml"
     row.write_text("_BASE_: wrong.yaml")
-    with pytest.raises(ValueError, match=r"wrong.yaml holds a YAML tag that is not read, because it could run code"):
+    with pytest.raises(ValueError, match=r"wrong.yaml contains a YAML tag that is not read, because it could run code"):
         load_config(str(row if base else wrong))
     assert not mark.exists()
 

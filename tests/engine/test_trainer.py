@@ -127,7 +127,7 @@ def test_resume_falls_back_over_a_broken_checkpoint(camvid, tmp_path, caplog):
     for name in ("model_final.pth", "model_0000005.pth"):
         os.truncate(tmp_path / name, 100)
     rest = trained(toy_config(tmp_path, *more), resume=True)
-    assert rest.start_iter == 4 and "passing over a checkpoint" in caplog.text
+    assert rest.start_iter == 4 and "skipping a checkpoint" in caplog.text
     assert same_weights(whole.model, rest.model)
 
 

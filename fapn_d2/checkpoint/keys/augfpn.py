@@ -15,9 +15,10 @@ official                                          fapn_d2
 ``backbone`` (torchvision's names)                ``backbone.bottom_up``
 ================================================  ==============================================
 
-The background class comes first there and last in Detectron2. Box deltas and masks of the background are predicted
-there and never used; they are dropped, and zero on the way back. Batch counters are dropped. Dense heads of one-stage
-detectors are not covered. A neck alone, without the prefix ``neck.``, converts to a pyramid without ``backbone.``.
+The background class is the first one in the official code and the last one in Detectron2. The official code predicts
+box deltas and masks of the background and never uses them: they are dropped, and zero in the other direction. Batch
+counters are dropped. Dense heads of one-stage detectors are not converted. A neck alone, without the prefix ``neck.``,
+becomes a pyramid without the prefix ``backbone.``.
 """
 
 import re
@@ -44,7 +45,7 @@ def augfpn_state_to_ours(state: Mapping[str, torch.Tensor]) -> dict[str, torch.T
     """Official names and layouts -> ours.
 
     Raises:
-        ValueError: a name that is not one of the official detector's.
+        ValueError: a name does not exist in the official detectors.
     """
     laterals = sum("lateral_convs." in key and key.endswith(".conv.weight") for key in state)
     table = _table(laterals, two_stage=any(key.startswith("rpn_head.") for key in state))
@@ -63,7 +64,7 @@ def augfpn_state_to_official(state: Mapping[str, torch.Tensor]) -> dict[str, tor
     """Our names and layouts -> official ones; the inverse of :func:`augfpn_state_to_ours`.
 
     Raises:
-        ValueError: a name that has no counterpart in the official detectors.
+        ValueError: a name has no counterpart in the official detectors.
     """
     laterals = sum(bool(re.search(r"(^|\.)fpn_lateral\d\.weight$", key)) for key in state)
     table = _table(laterals, two_stage=any(key.startswith("proposal_generator.") for key in state))
@@ -119,5 +120,5 @@ def _background_first(official_name: str, value: torch.Tensor) -> torch.Tensor:
 
 
 def _background_rows(official_name: str) -> int:
-    """Rows at the front that predict something of the background: four box deltas, one mask."""
+    """The number of leading rows for the background: four box deltas, or one mask."""
     return 4 if official_name.endswith("fc_reg") else 1 if official_name.endswith("conv_logits") else 0

@@ -8,7 +8,7 @@ official                                              fapn_d2
 ``<stage>.{b}.downsample.{0,1}``                      ``res{j}.{b}.shortcut``, ``res{j}.{b}.shortcut.norm``
 ====================================================  ================================================
 
-j counts the stages after the first from 2, as df.py lists them. Shapes and values are the same.
+The second stage has j = 2, as in backbones/df.py. Shapes and values are the same.
 """
 
 from ...backbones.df import DF1, DF2
@@ -26,12 +26,12 @@ _BLOCK = {
 
 
 def df_module_to_ours(module: str, network: str) -> str | None:
-    """Official module of "DF1" or "DF2" -> ours; None for a name that the network does not have."""
+    """The official name of a module of "DF1" or "DF2" -> our name; None if the network does not have the module."""
     return _modules(network).get(module)
 
 
 def df_module_to_official(module: str, network: str) -> str | None:
-    """Our module of "DF1" or "DF2" -> the official one; None for a name that the network does not have."""
+    """Our name of a module of "DF1" or "DF2" -> the official name; None if the network does not have the module."""
     return {ours: official for official, ours in _modules(network).items()}.get(module)
 
 

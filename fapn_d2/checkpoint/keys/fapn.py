@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ...messages import some
 
-# In order: the first that matches is applied, so longer names stand before their prefixes.
+# The first matching rule is applied, so longer names come before their prefixes.
 _TO_OURS = (
     (r"fan_align(\d+)\.lateral_conv\.conv_atten\.", r"fpn_lateral\1.importance."),
     (r"fan_align(\d+)\.lateral_conv\.conv\.", r"fpn_lateral\1.selection."),
@@ -59,10 +59,10 @@ _OUR_NECK = re.compile(r"(?:^|\.)fpn_(lateral|align|fuse|output)(\d+)\.(.*)$")
 
 
 def fapn_state_to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Official names -> ours, for a neck alone or for a whole network; what is not the neck's stays as it is.
+    """Official names -> ours, for a neck alone or for a whole network. Names outside of the neck do not change.
 
     Raises:
-        ValueError: the state dict is not of the official FaPN: it has no neck, or not all of it, or more.
+        ValueError: the state dict has no official FaPN neck, or the neck lacks parameters, or it has other ones.
     """
     if not any(re.search(r"(^|\.)fan_align\d+\.", key) for key in state):
         raise ValueError(f"there is no official FaPN neck (fan_align5.weight, ...) in {some(state)}")
@@ -75,14 +75,14 @@ def fapn_state_to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our names -> official ones; the inverse of :func:`fapn_state_to_ours`.
 
     Raises:
-        ValueError: the state dict is not of our FaPN preset, for which alone the official code has names.
+        ValueError: the state dict does not have our FaPN preset. The official code has no names for other pyramids.
     """
     _check_neck(state)
     return {fapn_key_to_official(key): value for key, value in state.items()}
 
 
 def _check_neck(state: Mapping[str, Tensor]) -> None:
-    """ValueError unless our names in ``state`` are those of the FaPN preset, complete."""
+    """Raise ValueError unless ``state`` has all parameters of the FaPN preset, under our names, and no others."""
     parts: dict[int, set[str]] = defaultdict(set)
     for key in state:
         match = _OUR_NECK.search(key)
@@ -100,11 +100,11 @@ def _check_neck(state: Mapping[str, Tensor]) -> None:
         problems = [f"{verb} {', '.join(sorted(names))}" for verb, names in differing.items() if names]
         if problems:
             found = f"its level {stage} {' and '.join(problems)}"
-            raise ValueError(f"the neck is not FaPN's as in the official code: {found}")
+            raise ValueError(f"the neck differs from the official FaPN: {found}")
 
 
 def fapn_key_to_ours(key: str) -> str:
-    """Official FaPN parameter name -> ours; names that are not the neck's stay as they are."""
+    """Official FaPN parameter name -> ours. Names outside of the neck do not change."""
     return _rename(key, _TO_OURS)
 
 

@@ -10,9 +10,9 @@ public                                                      fapn_d2
 ``layer{i}.{b}.downsample.0.*``, ``...downsample.1.*``      ``res{i+1}.{b}.shortcut.*``, ``...shortcut.norm.*``
 ==========================================================  ==============================
 
-The public names are those of timm's ``resnet50s`` and ``resnet101s`` and of the files that the authors of SFNet give;
-inside of their networks the stem is called ``layer0.0`` and its last norm ``layer0.1``. Shapes and values are the same.
-timm's other deep stems, as in ``resnet18d``, are of another shape. The names of DF1 and DF2 are in df_keys.py.
+The public names are those of timm's ``resnet50s`` and ``resnet101s`` and of the files that the authors of SFNet give.
+In their networks the stem is called ``layer0.0`` and its last norm ``layer0.1``. Shapes and values are the same.
+timm's other deep stems, as in ``resnet18d``, have another shape. The names of DF1 and DF2 are in df.py.
 """
 
 import re
@@ -45,7 +45,7 @@ _PART_TO_PUBLIC = {ours: public for public, ours in _PART_TO_OURS.items()}
 
 
 def resnet_key_to_ours(key: str) -> str:
-    """Public name -> ours, without a prefix; names that are not part of the network stay as they are."""
+    """Public name -> ours, without a prefix. Names outside of the network do not change."""
     key = re.sub(r"^layer0\.0\.", "conv1.", key)
     key = re.sub(r"^layer0\.1\.", "bn1.", key)
     module, _, tensor = key.rpartition(".")
@@ -58,7 +58,7 @@ def resnet_key_to_ours(key: str) -> str:
 
 
 def resnet_key_to_public(key: str) -> str:
-    """Our name -> the one in ImageNet files."""
+    """Our name -> the name in ImageNet files."""
     module, _, tensor = key.rpartition(".")
     if module in _STEM_TO_PUBLIC:
         return f"{_STEM_TO_PUBLIC[module]}.{tensor}"
@@ -78,7 +78,7 @@ def imagenet_state_to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of a public ImageNet file under our names, without prefix, classifier and batch counters.
 
     Raises:
-        ValueError: they are none of ``public_network``, or a name is not the network's.
+        ValueError: :func:`public_network` does not know the network, or the network does not have a name in the file.
     """
     network = public_network(state)
     if network is None:

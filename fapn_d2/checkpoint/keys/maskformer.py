@@ -4,21 +4,21 @@
 official                                               fapn_d2
 =====================================================  ================================================
 ``sem_seg_head.pixel_decoder.layer_{i}.norm.*``        ``sem_seg_head.pixel_decoder.norm_{i}.*``
-``...align_{i}.offset.norm.*`` (the same layer)        not there a second time
+``...align_{i}.offset.norm.*`` (the same layer)        stored only once
 ``...align_{i}.offset.weight``                         ``...align_{i}.offset_reduce.weight``
 ``...align_{i}.dcpack_L2.conv_offset_mask.*``          ``...align_{i}.offset_mask.*``
 ``...align_{i}.dcpack_L2.*``                           ``...align_{i}.deform_conv.*``
 ``backbone.*`` of ResNets                              the same
 ``backbone.{patch_embed,layers.{i}}.*`` of Swin        ``backbone.body.{patch_embed,layers_{i}}.*``
 ``backbone.layers.{i}.downsample.*`` of Swin           ``backbone.body.layers_{i+1}.downsample.*``
-``...attn.relative_position_index`` of Swin            made from the window's size
+``...attn.relative_position_index`` of Swin            computed from the window's size
 ``backbone.norm{i}.*`` of Swin                         the same
 ``criterion.empty_weight``                             MODEL.MASK_FORMER.NO_OBJECT_WEIGHT
 everything else                                        the same
 =====================================================  ================================================
 
-Shapes and values are the same. Checkpoints of the first version of the head, whose pixel decoder has no prefix of its
-own, are read too; ours become those of the second version.
+Shapes and values are the same. Checkpoints of the first version of the head are read too; there the pixel decoder has
+no prefix of its own. Our checkpoints are converted to the second version.
 """
 
 import math
@@ -37,7 +37,7 @@ _CLASSES = _PREDICTOR + "class_embed.bias"
 #: Weight of "no object" in the official recipes.
 _NO_OBJECT_WEIGHT = 0.1
 
-# In order: the first that matches is applied.
+# The first matching rule is applied.
 _TO_OURS = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -74,7 +74,7 @@ def maskformer_state_to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ValueError: the names are not those of the official MaskFormer.
     """
     if not any(key.startswith(_PREDICTOR) for key in state):
-        raise ValueError(f"these are no weights of MaskFormer: no name begins with {_PREDICTOR}")
+        raise ValueError(f"these are not weights of MaskFormer: no name begins with {_PREDICTOR}")
     converted = {}
     for key, value in state.items():
         name = _second_version(key)
@@ -84,12 +84,12 @@ def maskformer_state_to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_official_maskformer(state: Mapping[str, Tensor]) -> None:
-    """Raise ValueError where the norm that two layers of FaPN's pixel decoder share has two values."""
+    """Raise ValueError if the norm that two layers of FaPN's pixel decoder share has two different values."""
     for key, value in state.items():
         if _SHARED_NORM.match(_second_version(key)):
             other = re.sub(r"align_(\d)\.offset\.norm\.", r"layer_\1.norm.", key)
             if other not in state:
-                raise ValueError(f"{key} is there without {other}, which is the same layer in FaPN's pixel decoder")
+                raise ValueError(f"the file has {key} without {other}, which is the same layer in FaPN's pixel decoder")
             if not torch.equal(value, state[other]):
                 raise ValueError(f"{key} and {other} are one layer in FaPN's pixel decoder, but their values differ")
 
@@ -98,10 +98,10 @@ def maskformer_state_to_official(state: Mapping[str, Tensor]) -> dict[str, Tenso
     """Our names -> those of the official code; the inverse of :func:`maskformer_state_to_ours`.
 
     Raises:
-        ValueError: the weights are not of a MaskFormer with the official parts.
+        ValueError: the weights are not those of a MaskFormer with the official parts.
     """
     if not any(key.startswith(_PREDICTOR) for key in state):
-        raise ValueError(f"these are no weights of a MaskFormer: no name begins with {_PREDICTOR}")
+        raise ValueError(f"these are not weights of a MaskFormer: no name begins with {_PREDICTOR}")
     converted = {}
     for key, value in state.items():
         if key.startswith((_DECODER + "pyramid.", _DECODER + "fuse_")):

@@ -6,7 +6,7 @@ official                                                   fapn_d2
 ``position_head.position_head.position_head_head_{i}.*``   ``position_head.tower.{i-1}.*``
 ``kernel_head.kernel_head.kernel_head_head_{i}.*``         ``kernel_head.tower.{i-1}.*``
 ``feature_encoder.encode_head.encode_head_head_{i}.*``     ``feature_encoder.tower.{i-1}.*``
-of each of these: ``offset_mask_conv.*``                   ``offset_mask.*``
+in each of these: ``offset_mask_conv.*``                   ``offset_mask.*``
 ``dcnv2.weight``                                           ``deform_conv.weight``
 ``dcnv2.norm.*``                                           ``norm.*``
 ``position_head.out_inst.*``                               ``position_head.center.*``
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from .fapn import fapn_state_to_official, fapn_state_to_ours
 
-# The module that holds a head's hidden layers, and the first part of their names.
+# The module that contains a head's hidden layers, and the first part of their names.
 _TOWERS = {
     "position_head": ("position_head", "position_head_head"),
     "kernel_head": ("kernel_head", "kernel_head_head"),
@@ -61,7 +61,7 @@ def panoptic_fcn_state_to_official(state: Mapping[str, Tensor]) -> dict[str, Ten
     """Our names -> official ones; the inverse of :func:`panoptic_fcn_state_to_ours`.
 
     Raises:
-        ValueError: the state dict has no head of our PanopticFCN, or a neck that the official code has no names for.
+        ValueError: the state dict has no head of our PanopticFCN, or it has a neck without official names.
     """
     _check(state, "position_head.center.weight", "PanopticFCN of ours")
     has_align = any(key.startswith("backbone.fpn_align") for key in state)
@@ -89,7 +89,7 @@ def _key_to_official(key: str, deformable: set[str]) -> str:
     if match and match[1] in _TOWERS:
         module, layer = _TOWERS[match[1]]
         rest = match[3]
-        if key.removesuffix(rest) in deformable:  # whose norms are the convolution's; elsewhere both say "norm"
+        if key.removesuffix(rest) in deformable:  # the norm belongs to the convolution; elsewhere both say "norm"
             rest = _replace_start(rest, [(ours, official) for official, ours in _LAYERS])
         return f"{match[1]}.{module}.{layer}_{int(match[2]) + 1}.{rest}"
     return _replace_start(key, [(ours, official) for official, ours in _PREDICTORS])

@@ -3,8 +3,8 @@
 ================================================  ======================================================
 official                                          fapn_d2
 ================================================  ======================================================
-``layer0.*`` to ``layer4.*``                      ``backbone.bottom_up.*``, see backbones/imagenet_keys.py
-``backbone.stage*``, of DF1 and DF2               ``backbone.bottom_up.*``, see backbones/df_keys.py
+``layer0.*`` to ``layer4.*``                      ``backbone.bottom_up.*``, see imagenet.py
+``backbone.stage*``, of DF1 and DF2               ``backbone.bottom_up.*``, see df.py
 ``head.ppm.stages.{k}.{1,2}``                     ``backbone.context.branches.{k}.{conv,norm}``
 ``head.ppm.bottleneck.{0,1}``                     ``backbone.context.bottleneck``, ``...norm``
 ``head.fpn_in.{i}.{0,1}``                         ``backbone.fpn_lateral{s}``, ``...norm``
@@ -16,8 +16,9 @@ official                                          fapn_d2
 ================================================  ======================================================
 
 i counts levels from the finest; s = i + the finest level's stage, 2 for ResNets, 3 for DF2, 4 for DF1. Shapes and
-values are the same. The networks they fill: DF with MODEL.FPN.OUT_CHANNELS and MODEL.SEM_SEG_HEAD.CONVS_DIM 64, and,
-for the same outputs, ResNets with MODEL.RESNETS.CONV2_DILATION [1, 1, 2, 4].
+values are the same. Official weights of DF fill a network with MODEL.FPN.OUT_CHANNELS 64 and
+MODEL.SEM_SEG_HEAD.CONVS_DIM 64. Those of ResNets give the official outputs with MODEL.RESNETS.CONV2_DILATION
+[1, 1, 2, 4].
 """
 
 from collections.abc import Callable, Mapping
@@ -29,8 +30,8 @@ from .imagenet import resnet_key_to_ours, resnet_key_to_public
 
 _OURS = "backbone.bottom_up."
 _DF = "backbone."
-#: Name of the bottom-up network -> stage of the finest level, number of levels, a parameter's beginning that only it
-#: has among the official names, and one among ours.
+#: Name of the bottom-up network -> stage of the finest level, number of levels, the beginning of an official name that
+#: only this network has, and the beginning of one of our names that only this network has.
 _NETWORKS = {
     "ResNet": (2, 4, "layer0.", "backbone.bottom_up.stem.conv3."),
     "DF2": (3, 3, "backbone.stage2_1.", "backbone.bottom_up.res7."),
@@ -39,7 +40,7 @@ _NETWORKS = {
 
 
 def sfnet_state_to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Official names -> ours, of a whole network. Raises ValueError for a name that is not the official network's."""
+    """Official names -> ours, for a whole network. Raises ValueError if the official network does not have a name."""
     network = _network(state, official=True)
     parts = _decoder(network)
 
@@ -56,7 +57,7 @@ def sfnet_state_to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def sfnet_state_to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our names -> the official ones. Raises ValueError for a name without an official counterpart."""
+    """Our names -> the official ones. Raises ValueError if a name has no official counterpart."""
     network = _network(state, official=False)
     parts = {ours: official for official, ours in _decoder(network).items()}
 
@@ -81,7 +82,7 @@ def _network(state: Mapping[str, Tensor], *, official: bool) -> str:
 
 
 def _decoder(network: str) -> dict[str, str]:
-    """Official module -> ours, of all that is not the bottom-up network."""
+    """Official module -> our module, for all modules outside of the bottom-up network."""
     first, levels, _, _ = _NETWORKS[network]
     modules = {
         "head.ppm.bottleneck.0": "backbone.context.bottleneck",
@@ -122,14 +123,14 @@ def _converted(state: Mapping[str, Tensor], rename: Callable[[str], str | None],
 
 
 def _renamed(rename_key: Callable[[str], str], module: str) -> str | None:
-    """None where the renaming leaves a name as it is, which means that it does not know it."""
+    """The new name; None if the renaming does not change the name, because then it does not know it."""
     key = f"{module}.weight"
     renamed = rename_key(key)
     return renamed.rpartition(".")[0] if renamed != key else None
 
 
 def _with_layer0(module: str | None) -> str | None:
-    """The stem's public name -> its name inside of the official networks."""
+    """The stem's public name -> its name in the official networks."""
     if module == "bn1":
         return "layer0.1"
     if module is not None and module.startswith("conv1."):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 #: Focal loss (Lin et al., ICCV 2017) of masks: weight of pixels inside, and exponent.
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
-#: In place of costs that are no numbers: larger than any cost.
+#: Replaces costs that are not numbers. It is larger than any cost.
 _NO_NUMBER = 1e6
 
 

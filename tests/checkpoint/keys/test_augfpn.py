@@ -94,7 +94,7 @@ def model(name):
 @pytest.mark.parametrize(("name", "shapes"), [("mask_rcnn", mask_rcnn()), ("faster_rcnn", faster_rcnn())])
 def test_whole_detectors(name, shapes):
     network = model(f"{name}_R_50_AugFPN_1x.yaml")
-    # Counters of batches are no weights; whether a network has them depends on how its norms are frozen.
+    # Counters of batches are not weights; whether a network has them depends on how its norms are frozen.
     counters = {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
     network.load_state_dict(augfpn_state_to_ours(meta(shapes)) | counters, strict=True, assign=True)
     back = {key: tuple(value.shape) for key, value in augfpn_state_to_official(network.state_dict()).items()}

@@ -68,13 +68,13 @@ def test_a_shared_norm_with_two_values_is_refused(reference):
     with pytest.raises(ValueError, match=r"align_2.offset.norm.weight and .*layer_2.norm.weight are one layer"):
         convert_state(official | {key: official[key] + 1}, paper="maskformer", to="ours")
     del official["sem_seg_head.pixel_decoder.layer_2.norm.weight"]
-    with pytest.raises(ValueError, match="is there without"):
+    with pytest.raises(ValueError, match="the file has .* without"):
         convert_state(official, paper="maskformer", to="ours")
 
 
 def test_other_networks_are_refused():
     for to in ("ours", "official"):
-        with pytest.raises(ValueError, match=r"no weights of a? ?MaskFormer"):
+        with pytest.raises(ValueError, match=r"not weights of a? ?MaskFormer"):
             convert_state({"backbone.res2.weight": torch.zeros(1)}, paper="maskformer", to=to)
     pyramid = {"sem_seg_head.predictor.x": torch.zeros(1), "sem_seg_head.pixel_decoder.pyramid.x": torch.zeros(1)}
     with pytest.raises(ValueError, match="no counterpart in the official MaskFormer"):

@@ -96,5 +96,5 @@ def test_other_networks_are_refused():
     with pytest.raises(ValueError, match="there is no PanopticFCN of ours"):
         panoptic_fcn_state_to_official({"position_head.out_inst.weight": torch.zeros(1)})
     neck = {"position_head.center.weight": torch.zeros(1), "backbone.fpn_align4.flow.weight": torch.zeros(1)}
-    with pytest.raises(ValueError, match="the neck is not FaPN's as in the official code"):
+    with pytest.raises(ValueError, match="the neck differs from the official FaPN"):
         panoptic_fcn_state_to_official(neck)
