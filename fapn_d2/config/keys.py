@@ -164,6 +164,7 @@ def _add_heads(cfg: CN) -> None:
     cfg.MODEL.CONSISTENT_SUPERVISION.NMS_THRESH = 0.7  # IoU above which NMS removes a box, within each class
     cfg.MODEL.CONSISTENT_SUPERVISION.POST_NMS_TOPK = 1000  # most regions per image
 
+    _add_semantic_fpn(cfg)
     # MODEL.SEM_SEG_HEAD.NAME "AlignedDecoderHead" (SFNet) and "SingleLevelHead" (FCN, real-time FaPN). Of Detectron2's
     # keys they read IN_FEATURES, NUM_CLASSES, CONVS_DIM (0: no hidden layer), NORM, LOSS_WEIGHT and IGNORE_VALUE.
     head = cfg.MODEL.SEM_SEG_HEAD
@@ -191,6 +192,20 @@ def _add_heads(cfg: CN) -> None:
     head.DEEP_SUPERVISION.CHANNELS = []
     head.DEEP_SUPERVISION.DROPOUT = 0.1  # probability that a channel is dropped
     _add_mask_former(cfg)
+
+
+def _add_semantic_fpn(cfg: CN) -> None:
+    """Keys of MODEL.SEM_SEG_HEAD.NAME "SemanticFPNHead", which also reads all keys of Detectron2's SemSegFPNHead.
+
+    With the defaults it is Detectron2's head.
+    """
+    head = cfg.MODEL.SEM_SEG_HEAD
+    # How a level reaches COMMON_STRIDE: "steps": a convolution before each doubling of its size; "once": two
+    # convolutions, then one resampling, as in the early version of Panoptic FPN's Table 1b.
+    head.UPSAMPLING = "steps"
+    head.JOIN = "sum"  # how the levels become one map; or "concat" (Panoptic FPN, Table 1d)
+    # The channels of the pyramid's maps that are read: [first, one past the last]. Empty: all of them.
+    head.CHANNELS = []
 
 
 def _add_mask_former(cfg: CN) -> None:

@@ -5,6 +5,7 @@ from .aligned_decoder import AlignedDecoderHead, SingleLevelHead
 from .augfpn_roi_heads import AugFPNROIHeads
 from .consistent_supervision import ConsistentSupervision
 from .mask_former import MaskFormerHead
+from .semantic_fpn import SemanticFPNHead
 from .soft_roi_selection import SoftRoISelection
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "AugFPNROIHeads",
     "ConsistentSupervision",
     "MaskFormerHead",
+    "SemanticFPNHead",
     "SingleLevelHead",
     "SoftRoISelection",
 ]
