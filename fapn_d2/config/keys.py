@@ -13,19 +13,27 @@ from detectron2.config import CfgNode as CN
 STRATEGY_KEYS = ("CONTEXT", "LATERAL", "ALIGN", "FUSE", "MERGE", "OUTPUT")
 
 
-#: Functions that :func:`add_fapn_config` calls. They make entries in catalogs that another project may make as well. If
-#: the import of fapn_d2 made them, the import of the other project would fail. A config is made after all imports.
+#: Functions that :func:`complete_catalogs` calls. They make entries in Detectron2's catalogs that another project may
+#: make as well. If the import of fapn_d2 made them, the import of the other project would fail.
 when_used: list[Callable[[], None]] = []
+
+
+def complete_catalogs() -> None:
+    """Register the data sets that other projects may register as well, and add missing colours.
+
+    What is in the catalogs already does not change. :func:`add_fapn_config` calls this, because a config is made after
+    all imports. Code that uses data sets without a config calls it too.
+    """
+    for function in when_used:
+        function()
 
 
 def add_fapn_config(cfg: CN) -> None:
     """Add every key of fapn_d2 to a Detectron2 config, in place. Calling it twice resets the keys to their defaults.
 
-    It also completes Detectron2's catalogs: it registers the data sets that other projects register as well, and adds
-    missing colours. What is in the catalogs already does not change.
+    It also calls :func:`complete_catalogs`.
     """
-    for function in when_used:
-        function()
+    complete_catalogs()
     cfg.MODEL.NECK = neck_defaults()
     _add_backbones(cfg)
     _add_heads(cfg)

@@ -1,8 +1,9 @@
 """Data sets, their checks, and the pipeline from a file to a training sample.
 
-Importing this package registers the data sets in Detectron2's catalogs and does nothing else. Two steps wait until
-``add_fapn_config`` is called, because other projects do the same when they are imported: Mapillary Vistas is
-registered, and ADE20K and Cityscapes get their colours.
+Importing this package registers the data sets whose names are this project's own in Detectron2's catalogs, and does
+nothing else. The other steps wait until ``add_fapn_config`` is called, because other projects may register the same
+names when they are imported: Mapillary Vistas, the generated shapes and the test splits are registered, and ADE20K and
+Cityscapes get their colours.
 """
 
 from ..config.keys import when_used
@@ -23,10 +24,8 @@ register_camvid()
 register_coco_stuff()
 register_coco_subsets()
 register_pascal_context()
-register_shapes()
 repair_cityscapes()
-register_unlabelled()
-when_used.extend((register_mapillary, complete_ade20k, complete_cityscapes))
+when_used.extend((register_shapes, register_unlabelled, register_mapillary, complete_ade20k, complete_cityscapes))
 
 __all__ = [
     "PyramidDatasetMapper",

@@ -5,8 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-
-logger = logging.getLogger(__name__)
+from detectron2.utils.logger import log_first_n
 
 #: Environment variable with the folder of all data sets, the same as Detectron2's.
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
@@ -80,7 +79,12 @@ def register(
     if name in DatasetCatalog:
         if _is_ours(name):
             return
-        logger.warning("A data set named %s is registered already; fapn_d2 leaves it as it is.", name)
+        log_first_n(  # not for every config that is made
+            logging.WARNING,
+            f"A data set named {name} is registered already; fapn_d2 leaves it as it is.",
+            name=__name__,
+            key="message",
+        )
         return
 
     def load_from_current_root() -> list[dict]:

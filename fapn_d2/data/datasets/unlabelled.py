@@ -12,6 +12,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
+from ...config.keys import complete_catalogs
 from .ade20k import FOLDER as ADE20K
 from .catalog import advice, locate, register
 from .image_label_pairs import IMAGE_SUFFIXES, stems
@@ -55,6 +56,7 @@ def image_list(name: str) -> list[dict]:
         FileNotFoundError: the list or the folder of the images is absent.
         ValueError: the list is not JSON with "images"; the name is not registered.
     """
+    complete_catalogs()  # tools/submission.py checks an archive without a config
     if name not in DatasetCatalog:
         raise ValueError(f"data set {name!r} is not registered")
     locate(name)
@@ -113,7 +115,9 @@ def register_unlabelled() -> None:
     """Register ``coco_2017_{test-dev,test}_panoptic_separated``, ``ade20k_sem_seg_test``,
     ``mapillary_vistas_sem_seg_test`` and ``cityscapes_fine_{sem_seg,instance_seg,panoptic}_test``.
 
-    Nothing is read before one is asked for."""
+    Nothing is read before one is asked for. Other projects may register some of these names when they are imported, so
+    ``add_fapn_config`` calls this function, not the import of fapn_d2.
+    """
     for name, listed in COCO.items():
         tasks = {"instances": ("coco-boxes", "coco-masks"), "panoptic_seg": ("coco-panoptic",)}
         _register(
@@ -121,7 +125,8 @@ def register_unlabelled() -> None:
         )
     for kind, tasks in CITYSCAPES.items():
         name, key = f"cityscapes_fine_{kind}_test", "image_root" if kind == "panoptic" else "image_dir"
-        if name in DatasetCatalog and not unlabelled(name):  # Detectron2's, which needs label files
+        # Detectron2's own loader needs label files. A loader of another project stays.
+        if name in DatasetCatalog and DatasetCatalog[name].__module__.startswith("detectron2."):
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
         _register(name, {key: "cityscapes/leftImg8bit/test"}, tasks, like=f"cityscapes_fine_{kind}_val")

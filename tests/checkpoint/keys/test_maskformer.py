@@ -68,7 +68,7 @@ def test_a_shared_norm_with_two_values_is_refused(reference):
     with pytest.raises(ValueError, match=r"align_2.offset.norm.weight and .*layer_2.norm.weight are one layer"):
         convert_state(official | {key: official[key] + 1}, paper="maskformer", to="ours")
     del official["sem_seg_head.pixel_decoder.layer_2.norm.weight"]
-    with pytest.raises(ValueError, match="the file has .* without"):
+    with pytest.raises(ValueError, match=r"the file has .* without"):
         convert_state(official, paper="maskformer", to="ours")
 
 

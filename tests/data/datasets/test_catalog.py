@@ -1,4 +1,5 @@
 import logging
+import os
 import subprocess
 import sys
 
@@ -64,6 +65,40 @@ def test_mask2former_registers_mapillary_before_or_after_our_import(order):
     program = "\n".join((*order, CHECK))
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "registered already" not in done.stderr, done.stderr
+
+
+OTHER_DATA_SETS = """
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+NAMES = (
+    *(f"shapes_{split}{kind}" for split in ("train", "val") for kind in ("", "_sem_seg", "_panoptic_separated")),
+    *("ade20k_sem_seg_test", "mapillary_vistas_sem_seg_test", "coco_2017_test_panoptic_separated"),
+)
+for name in NAMES:
+    DatasetCatalog.register(name, lambda: ["theirs"])
+    MetadataCatalog.get(name).set(stuff_classes=["theirs"], thing_classes=["square"])
+"""
+CHECK_DATA_SETS = """
+from detectron2.config import get_cfg
+fapn_d2.add_fapn_config(get_cfg())
+fapn_d2.add_fapn_config(get_cfg())
+for name in NAMES:
+    assert DatasetCatalog.get(name) == ["theirs"], name
+    metadata = MetadataCatalog.get(name)
+    assert metadata.stuff_classes == ["theirs"] and metadata.thing_classes == ["square"], name
+    assert not metadata.get("submission") and not metadata.get("stuff_colors"), name
+# names that the other project does not have are ours
+assert MetadataCatalog.get("shapes_val_panoptic_stuffonly").stuff_classes[0] == "things"
+assert MetadataCatalog.get("cityscapes_fine_sem_seg_test").submission
+"""
+
+
+@pytest.mark.parametrize("order", [("import fapn_d2", OTHER_DATA_SETS), (OTHER_DATA_SETS, "import fapn_d2")])
+def test_another_project_registers_names_of_ours_before_or_after_our_import(order):
+    program = "\n".join((*order, CHECK_DATA_SETS))
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("shapes_train is registered already") == 1, done.stderr  # not once per config
 
 
 def test_mapillary_is_ours_where_nobody_else_registers_it():
@@ -137,3 +172,19 @@ def test_who_replaces_our_data_set_keeps_it(monkeypatch, tmp_path):
         assert MetadataCatalog.get("shapes_val").json_file == "theirs.json"
     finally:
         DatasetCatalog["shapes_val"], MetadataCatalog["shapes_val"] = ours, metadata
+
+
+def test_a_list_of_images_needs_no_config(tmp_path):
+    """``tools/submission.py check`` names a split and has no config."""
+    program = (
+        "import fapn_d2\n"
+        "from fapn_d2.data.datasets.unlabelled import image_list\n"
+        "print([record['image_id'] for record in image_list('ade20k_sem_seg_test')])"
+    )
+    folder = tmp_path / "ADEChallengeData2016" / "images" / "testing"
+    folder.mkdir(parents=True)
+    (folder / "a.jpg").touch()
+    environment = os.environ | {"DETECTRON2_DATASETS": str(tmp_path)}
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.stdout == "['a']\n", done.stderr

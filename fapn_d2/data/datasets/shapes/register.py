@@ -70,6 +70,9 @@ def _regions(root: str, split: str, labels: str) -> list[dict]:
 def register_shapes() -> None:
     """Register all names. Nothing is read or generated before a data set is used.
 
+    Another project may register some of these names when it is imported, so ``add_fapn_config`` calls this function,
+    not the import of fapn_d2.
+
     Detectron2's ``register_coco_panoptic_separated`` has fixed paths; here the same names and metadata are registered
     with paths that follow the data root.
     """
