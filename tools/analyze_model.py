@@ -12,6 +12,7 @@ Papers count differently: "macs" are multiply-adds, "2macs" twice as many, "conv
 import argparse
 
 from fapn_d2.config.loading import load_config
+from fapn_d2.config.user_code import add_import_argument, import_files
 from fapn_d2.messages import user_errors_as_messages
 from fapn_d2.reproduction.analysis import analyze
 from fapn_d2.reproduction.complexity import CONVENTIONS
@@ -25,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--convention", choices=list(CONVENTIONS), default="macs", help="what is counted (default: macs)")
     top.add_argument("--depth", type=int, default=2, help="levels of modules to print (default: 2)")
+    add_import_argument(top)
     top.add_argument("--debug", action="store_true", help="tracebacks for all errors")
     top.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="what to change in the config")
     return top
@@ -33,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with user_errors_as_messages(debug=args.debug):
+        import_files(args.imports)
         cfg = load_config(args.config_file, args.opts)
         print(analyze(cfg, size=tuple(args.size), convention=args.convention).table(args.depth))
 

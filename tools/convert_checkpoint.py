@@ -11,6 +11,7 @@ import argparse
 
 from fapn_d2.checkpoint.convert import DIRECTIONS, KEY_MAPS, convert_file
 from fapn_d2.config.loading import load_config
+from fapn_d2.config.user_code import add_import_argument, import_files
 from fapn_d2.messages import user_errors_as_messages
 
 
@@ -23,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--config-file", default="", help="config of the network that the weights must fill")
     top.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="what to change in the config")
     top.add_argument("--quiet", action="store_true", help="print the counts, not every name")
+    add_import_argument(top)
     top.add_argument("--debug", action="store_true", help="tracebacks for all errors")
     return top
 
@@ -30,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with user_errors_as_messages(debug=args.debug):
+        import_files(args.imports)
         if args.opts and not args.config_file:
             raise ValueError("--opts changes a config; name it by --config-file")
         cfg = load_config(args.config_file, args.opts) if args.config_file else None

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from fapn_d2.config.user_code import add_import_argument, import_files
 from fapn_d2.export.onnx import LEAST_OPSET, OPSET, export_onnx, require_packages
 from fapn_d2.inference.trained import load_trained, trained_config
 from fapn_d2.messages import user_errors_as_messages
@@ -31,12 +32,14 @@ def main() -> None:
     parser.add_argument("--uint8", action="store_true", help="take images as uint8 instead of float32")
     parser.add_argument("--grid-sample", action="store_true", help="FaPN without DeformConv, for runtimes that lack it")
     parser.add_argument("--threads", type=int, default=1, help="of both runtimes, for the times that are printed")
+    add_import_argument(parser)
     parser.add_argument("--debug", action="store_true", help="tracebacks for all errors")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys")
     args = parser.parse_args()
     with user_errors_as_messages(debug=args.debug):
         require_packages()
         torch.set_num_threads(args.threads)
+        import_files(args.imports)
         cfg = trained_config(args.config_file, weights=args.weights, opts=args.opts)
         export = export_onnx(
             load_trained(cfg, device="cpu"),

@@ -14,6 +14,7 @@ exit codes: 0 done, 2 to be fixed as the message says
 import argparse
 from pathlib import Path
 
+from fapn_d2.config.user_code import import_files
 from fapn_d2.engine.launching import add_launch_arguments, launch_as_asked
 from fapn_d2.engine.setup import start_logs
 from fapn_d2.inference.proposals import extract_proposals
@@ -38,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
 
 def config_of(args: argparse.Namespace):
     """The config of a command line."""
+    import_files(args.imports)
     return trained_config(args.config_file, weights=args.weights, opts=args.opts)
 
 

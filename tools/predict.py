@@ -12,6 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from fapn_d2.config.user_code import add_import_argument, import_files
 from fapn_d2.inference.predictor import Predictor, find_images
 from fapn_d2.messages import EXIT_USER_ERROR, user_errors_as_messages
 from fapn_d2.visualization.prediction_page import predict_images
@@ -26,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--score", type=float, default=0.5, help="least score of objects that are kept and drawn")
     top.add_argument("--batch", type=int, default=1, help="images of one size that the network gets together")
     top.add_argument("--no-pictures", action="store_true", help="write the results only")
+    add_import_argument(top)
     top.add_argument("--debug", action="store_true", help="tracebacks for all errors")
     top.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys")
     return top
@@ -34,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with user_errors_as_messages(debug=args.debug):
+        import_files(args.imports)
         if args.batch < 1:
             raise ValueError(f"--batch {args.batch}: a batch has at least one image")
         images = find_images(args.input)

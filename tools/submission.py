@@ -15,6 +15,7 @@ import argparse
 import logging
 from pathlib import Path
 
+from fapn_d2.config.user_code import import_files
 from fapn_d2.data.datasets.unlabelled import image_list, listed_images
 from fapn_d2.engine.launching import add_launch_arguments, launch_as_asked, under_torchrun
 from fapn_d2.engine.setup import start_logs
@@ -79,6 +80,7 @@ def main() -> None:
 
 def config_of(args: argparse.Namespace):
     """The config of a command line."""
+    import_files(args.imports)
     if args.predictions and not args.config_file and (found := args.predictions / "../../config.yaml").is_file():
         args.config_file = str(found.resolve())
     return trained_config(args.config_file, weights=args.weights, opts=args.opts)

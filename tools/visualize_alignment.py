@@ -13,6 +13,7 @@ each other. Writes PNGs and one HTML page.
 import argparse
 from pathlib import Path
 
+from fapn_d2.config.user_code import add_import_argument, import_files
 from fapn_d2.inference.trained import trained_config
 from fapn_d2.messages import user_errors_as_messages
 from fapn_d2.visualization.alignment_page import Network, choose_records, write_alignment_report
@@ -30,10 +31,12 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=3, help="how many of DATASETS.TEST")
     parser.add_argument("--score", type=float, default=0.5, help="least score of objects that are drawn")
     parser.add_argument("--output", type=Path, default=Path("output/alignment"), help="folder for PNGs and index.html")
+    add_import_argument(parser)
     parser.add_argument("--debug", action="store_true", help="tracebacks for all errors")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys for both networks")
     args = parser.parse_args()
     with user_errors_as_messages(debug=args.debug):
+        import_files(args.imports)
         networks = [_load(args.name, args.config_file, args.weights, args.opts)]
         if args.against:
             networks.insert(0, _load(args.against_name, args.against, args.against_weights, args.opts))

@@ -8,6 +8,7 @@ the level that FPN's rule would have chosen. Prints the numbers and writes the p
 import argparse
 from pathlib import Path
 
+from fapn_d2.config.user_code import add_import_argument
 from fapn_d2.data import build_test_loader, check_datasets
 from fapn_d2.engine import prepare_config
 from fapn_d2.inference.trained import load_trained
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("--config-file", required=True, help="of a detector with Soft RoI Selection")
     parser.add_argument("--images", type=int, default=0, help="how many of DATASETS.TEST; default: all")
     parser.add_argument("--output", type=Path, default=Path("output/roi_selection.png"), help="picture to write")
+    add_import_argument(parser)
     parser.add_argument("--debug", action="store_true", help="tracebacks for all errors")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, as MODEL.WEIGHTS")
     args = parser.parse_args()

@@ -16,6 +16,9 @@ STRATEGY_KEYS = ("CONTEXT", "LATERAL", "ALIGN", "FUSE", "MERGE", "OUTPUT")
 #: Functions that :func:`complete_catalogs` calls. They make entries in Detectron2's catalogs that another project may
 #: make as well. If the import of fapn_d2 made them, the import of the other project would fail.
 when_used: list[Callable[[], None]] = []
+#: Functions that ``load_config`` calls at its end, with the config and the set of keys that the user has chosen: those
+#: in the file that describes DATASETS.CUSTOM and in all that is merged after it.
+when_loaded: list[Callable[[CN, set[str]], None]] = []
 
 
 def complete_catalogs() -> None:
@@ -341,6 +344,9 @@ def _add_panoptic_fcn(cfg: CN) -> None:
 
 def _add_data(cfg: CN) -> None:
     """Keys of fapn_d2.data."""
+    # Your own data sets: name -> {KIND, IMAGES, ...}. data/datasets/custom.py lists the kinds and their fields;
+    # datasets/README.md has examples.
+    cfg.DATASETS.CUSTOM = CN(new_allowed=True)
     # How many images may be left out of training because one of their files is missing, broken or of the wrong size.
     # Each is named in a warning and listed in OUTPUT_DIR/bad_images.txt. One more stops the run; 0 stops at the first.
     # Evaluation never leaves an image out.

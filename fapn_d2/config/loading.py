@@ -15,12 +15,14 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from .keys import STRATEGY_KEYS, add_fapn_config
+from .keys import STRATEGY_KEYS, add_fapn_config, when_loaded
 from .yaml_reading import read_yaml
 
 logger = logging.getLogger(__name__)
 
 BASE_KEY = "_BASE_"
+#: The section whose keys users name themselves: ``DATASETS.CUSTOM.<data set>.<field>``.
+_OPEN_SECTION = "DATASETS.CUSTOM"
 #: The folder of this project's configs.
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 _STRATEGIES = {f"MODEL.NECK.{key}" for key in STRATEGY_KEYS}
@@ -46,6 +48,9 @@ def load_config(config_file: str = "", opts: Sequence[Any] = ()) -> CfgNode:
     earlier ones, and the file overrides all of them. A key whose default is None accepts values of any type, even if a
     base has set a value of another type (a strategy for all levels, then a list of strategies).
 
+    The data sets under DATASETS.CUSTOM are registered. The numbers of classes and the ignore value follow from them,
+    unless they are set in the file that describes the data sets or after it.
+
     Args:
         config_file: the path of a YAML file, or "" for the defaults.
         opts: the pairs ``["SOLVER.MAX_ITER", "100", ...]``. A value that is a Python literal is read as such.
@@ -53,16 +58,20 @@ def load_config(config_file: str = "", opts: Sequence[Any] = ()) -> CfgNode:
     Raises:
         FileNotFoundError: the file, or a base of it, does not exist. The message names similar files.
         ValueError: a key is unknown (the message names similar keys), a value has the wrong type, the file is not YAML,
-            or bases refer to each other in a circle.
+            bases refer to each other in a circle, or a description under DATASETS.CUSTOM is wrong.
     """
     cfg = default_config()
     free = {key for key, value in leaves(cfg) if value is None}
-    if config_file:
-        for path, content in _with_bases(config_file):
-            for key, value in leaves(content):
-                _assign(cfg, key, value, source=path, free=free)
-    for key, value in _pairs(list(opts)):
-        _assign(cfg, key, value, source="the command line", free=free)
+    sources = [(path, list(leaves(content))) for path, content in _with_bases(config_file)] if config_file else []
+    sources.append(("the command line", _pairs(list(opts))))
+    chosen: set[str] = set()
+    for source, pairs in sources:
+        for key, value in pairs:
+            _assign(cfg, key, value, source=source, free=free)
+        if chosen or any(key.startswith(f"{_OPEN_SECTION}.") for key, _ in pairs):
+            chosen |= {key for key, _ in pairs}
+    for function in when_loaded:
+        function(cfg, chosen)
     return cfg
 
 
@@ -131,6 +140,9 @@ def _pairs(opts: list) -> list[tuple[str, Any]]:
 
 def _assign(cfg: CfgNode, key: str, value: Any, *, source: str, free: set[str]) -> None:
     """Set one key, or raise ValueError with the reason."""
+    if key.startswith(f"{_OPEN_SECTION}."):
+        _assign_open(cfg, key, value, source)
+        return
     node, passed = cfg, []
     for part in key.split("."):
         if not isinstance(node, CfgNode):
@@ -159,6 +171,17 @@ def _assign(cfg: CfgNode, key: str, value: Any, *, source: str, free: set[str]) 
             f"{key} in {source} must be of type {type(node).__name__} (as {node!r} is), "
             f"got {value!r} of type {type(value).__name__}{hint}"
         ) from error
+
+
+def _assign_open(cfg: CfgNode, key: str, value: Any, source: str) -> None:
+    """Set ``DATASETS.CUSTOM.<data set>.<field>``; the fields are checked when the data set is registered."""
+    names = key.removeprefix(f"{_OPEN_SECTION}.").split(".")
+    if len(names) != 2:
+        raise ValueError(f"{key} in {source} is not {_OPEN_SECTION}.<data set>.<field>; names have no dots")
+    section = cfg.DATASETS.CUSTOM
+    if names[0] not in section:
+        section[names[0]] = CfgNode(new_allowed=True)
+    section[names[0]][names[1]] = _literal(value)
 
 
 def _strategy(key: str, value: Any, source: str) -> str | list[str] | None:

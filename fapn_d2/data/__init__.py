@@ -6,13 +6,15 @@ names when they are imported: Mapillary Vistas, the generated shapes and the tes
 Cityscapes get their colours.
 """
 
-from ..config.keys import when_used
+from ..config.keys import when_loaded, when_used
 from .checks import check_dataset, check_datasets
+from .class_numbers import use_custom_data
 from .datasets.ade20k import complete_ade20k
 from .datasets.camvid import register_camvid
 from .datasets.cityscapes import complete_cityscapes, repair_cityscapes
 from .datasets.coco_stuff import register_coco_stuff
 from .datasets.coco_subset import register_coco_subsets
+from .datasets.custom import register_custom
 from .datasets.mapillary import register_mapillary
 from .datasets.pascal_context import register_pascal_context
 from .datasets.shapes import generate_shapes, register_shapes
@@ -26,6 +28,7 @@ register_coco_subsets()
 register_pascal_context()
 repair_cityscapes()
 when_used.extend((register_shapes, register_unlabelled, register_mapillary, complete_ade20k, complete_cityscapes))
+when_loaded.append(use_custom_data)
 
 __all__ = [
     "PyramidDatasetMapper",
@@ -34,4 +37,5 @@ __all__ = [
     "check_dataset",
     "check_datasets",
     "generate_shapes",
+    "register_custom",
 ]

@@ -11,6 +11,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..messages import nearest
 from .datasets.catalog import locate
+from .datasets.custom import check_custom, register_custom
 from .datasets.unlabelled import unlabelled
 from .missing_files import check_files
 
@@ -52,6 +53,7 @@ _LABELS = {
 
 def check_datasets(cfg: CfgNode, names: Sequence[str] | None = None) -> None:
     """:func:`check_dataset` for each of ``names``; by default all of DATASETS.TRAIN and DATASETS.TEST."""
+    register_custom(cfg)
     if names is None:
         names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     for name in dict.fromkeys([names] if isinstance(names, str) else names):
@@ -76,12 +78,16 @@ def check_dataset(cfg: CfgNode, name: str) -> None:
     """
     if name not in DatasetCatalog:
         hint = nearest(name, DatasetCatalog, cutoff=0.5, otherwise="; see DatasetCatalog.list()")
-        raise ValueError(f'data set "{name}" is not registered{hint}')
+        raise ValueError(
+            f'data set "{name}" is not registered; own data: describe it under DATASETS.CUSTOM, or register it in a '
+            f"Python file and add --import FILE (datasets/README.md){hint}"
+        )
     locate(name)
     if name in cfg.DATASETS.TRAIN and unlabelled(name):
         raise ValueError(f"data set {name} has no public labels, so that nothing can be trained on it")
     try:
         check_files(name)
+        check_custom(name)
     except (FileNotFoundError, ValueError) as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f"data set {name}: {error}") from error
@@ -141,7 +147,7 @@ def _check_classes(cfg: CfgNode, name: str, kind: str) -> None:
     if not classes:
         return
     shown = ", ".join(classes[:4]) + (", ..." if len(classes) > 4 else "")
-    for key in _class_keys(cfg, kind):
+    for key in class_keys(cfg, kind):
         configured = _value(cfg, key)
         if configured != len(classes):
             raise ValueError(
@@ -150,9 +156,14 @@ def _check_classes(cfg: CfgNode, name: str, kind: str) -> None:
             )
 
 
-def _class_keys(cfg: CfgNode, kind: str) -> list[str]:
-    """Keys that must hold the number of classes; PointRend's point head has its own key."""
-    keys = [key for key in [_needs(cfg)[kind]] if key]
+def class_keys(cfg: CfgNode, kind: str) -> list[str]:
+    """Keys that must hold the number of classes; none where the model of ``cfg`` does not learn such labels.
+
+    Args:
+        cfg: the config of the model. PointRend's point head has a key of its own.
+        kind: "objects" or "regions".
+    """
+    keys = [key for key in [_needs(cfg).get(kind)] if key]
     if kind == "objects":
         points = keys and cfg.MODEL.MASK_ON and cfg.MODEL.ROI_MASK_HEAD.get("POINT_HEAD_ON", False)
     else:

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from detectron2.utils import comm
 from torch import multiprocessing as mp
 
+from ..config.user_code import add_import_argument, import_files, imported
 from ..messages import EXIT_STOPPED, EXIT_USER_ERROR
 
 #: Longest wait for another process. One process scores a large data set while the others wait.
@@ -82,7 +83,7 @@ def launch(
         nprocs=processes,
         args=(
             *(main, processes * machines, processes, machine_rank, dist_url, use_cuda),
-            *(mp.get_start_method(), args),
+            *(mp.get_start_method(), list(imported), args),
         ),
         join=False,
         start_method="spawn",
@@ -103,7 +104,8 @@ def launch(
 
 
 def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how many processes a command starts, under Detectron2's names."""
+    """Add the options that say how many processes a command starts, under Detectron2's names, and ``--import``."""
+    add_import_argument(parser)
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine, on the CPU too")
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0)
@@ -138,12 +140,14 @@ def _work(
     dist_url: str,
     use_cuda: bool,
     start_method: str,
+    files: list[str],
     args: tuple,
 ) -> None:
     # Loader processes would inherit "spawn" and import PyTorch again. They shall start as in a single process.
     mp.set_start_method(start_method, force=True)
     if not use_cuda:  # each process would otherwise start one thread per core
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
+    import_files(files)
     _join(machine_rank * local_size + local_rank, world_size, local_rank, local_size, dist_url, use_cuda)
     with _leaving_together():
         main(*args)

@@ -13,6 +13,8 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from ..config.loading import load_config
+from ..config.user_code import add_import_argument, import_files
+from ..data.class_numbers import describe_class_numbers
 from ..files import write_json, write_text_atomically
 from ..inference.box_augmentation import check_augmentation
 from ..inference.semantic import check_inference
@@ -36,24 +38,28 @@ exit codes: 0 done, 1 failed, 2 the message says what to fix, 75 stopped by a si
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's command line, with ``--allow-partial`` and ``--debug``."""
+    """Detectron2's command line, with ``--import``, ``--allow-partial`` and ``--debug``."""
     parser = default_argument_parser(epilog=EPILOG)
     parser.add_argument(
         "--allow-partial",
         action="store_true",
         help="warn, instead of stopping, if weights are missing or do not fit the network",
     )
+    add_import_argument(parser)
     parser.add_argument("--debug", action="store_true", help="show tracebacks for all errors (also: FAPN_DEBUG=1)")
     parser.set_defaults(dist_url="auto")  # each run has its own port
     return parser
 
 
 def prepare_config(args: argparse.Namespace) -> CfgNode:
-    """The config of a command line, not frozen. On a machine without a GPU, its device is the CPU.
+    """The config of a command line, not frozen, after the files of ``--import`` have run.
+
+    On a machine without a GPU, its device is the CPU.
 
     Raises:
         ValueError, FileNotFoundError: see ``load_config``, ``check_inference`` and ``check_augmentation``.
     """
+    import_files(args.imports)
     cfg = load_config(args.config_file, args.opts or [])
     use_available_device(cfg)
     check_inference(cfg)
@@ -87,6 +93,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if cfg.MODEL.DEVICE == "cpu":
         reason = "as MODEL.DEVICE says" if torch.cuda.is_available() else "there is no GPU on this machine"
         logger.info("Running on the CPU: %s.", reason)
+    for sentence in describe_class_numbers(cfg):
+        logger.info("%s", sentence)
     if comm.is_main_process():
         record = describe_run(cfg, args.config_file)
         logger.info("Command: %s", record["command"])

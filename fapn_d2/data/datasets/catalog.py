@@ -45,7 +45,8 @@ def advice(name: str) -> str:
     """The sentence that tells users what to do when files of the data set ``name`` are missing."""
     value = os.getenv(ROOT_VARIABLE)
     now = f"is {value}" if value else "is not set"
-    made = next((text + " " for start, text in _ADVICE if name.startswith(start)), "")
+    made = _NOTES.get(name) or next((text for start, text in _ADVICE if name.startswith(start)), "")
+    made += " " if made else ""
     return (
         f"{made}Data sets are looked for in {os.path.abspath(data_root())} (the environment variable {ROOT_VARIABLE} "
         f"{now}); datasets/README.md shows what is expected there."
@@ -54,6 +55,8 @@ def advice(name: str) -> str:
 
 #: Name -> (paths, prepare) as given to :func:`register`, and the function in the catalog.
 _PLACES: dict[str, tuple[Mapping[str, str], Callable[[str], object] | None, Callable[[], list[dict]]]] = {}
+#: Name -> note as given to :func:`register`.
+_NOTES: dict[str, str] = {}
 
 
 def register(
@@ -62,6 +65,7 @@ def register(
     *,
     paths: Mapping[str, str],
     prepare: Callable[[str], object] | None = None,
+    note: str = "",
     **metadata,
 ) -> None:
     """Register a data set that is searched for under :func:`data_root` each time it is used.
@@ -74,10 +78,11 @@ def register(
         load: function from the data root to records in Detectron2's format.
         paths: metadata that are paths, relative to the data root.
         prepare: function of the data root that is called before each use, for data sets that are generated.
+        note: a sentence for :func:`advice`.
         **metadata: all other metadata for the ``MetadataCatalog``.
     """
     if name in DatasetCatalog:
-        if _is_ours(name):
+        if registered_here(name):
             return
         log_first_n(  # not for every config that is made
             logging.WARNING,
@@ -94,13 +99,24 @@ def register(
     DatasetCatalog.register(name, load_from_current_root)
     MetadataCatalog.get(name).set(**metadata)
     _PLACES[name] = (paths, prepare, load_from_current_root)
+    _NOTES[name] = note
     _set_paths(name)
+
+
+def unregister(name: str) -> None:
+    """Remove a data set that :func:`register` registered. Does nothing for any other name."""
+    if not registered_here(name):
+        return
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+    del _PLACES[name]
+    _NOTES.pop(name, None)
 
 
 def locate(name: str) -> None:
     """Set the paths in the metadata of ``name`` to the current data root, and generate the data set if it is a
     generated one. Data sets that were not registered by :func:`register` are not changed."""
-    if not _is_ours(name):
+    if not registered_here(name):
         return
     _set_paths(name)
     prepare = _PLACES[name][1]
@@ -108,7 +124,7 @@ def locate(name: str) -> None:
         prepare(data_root())
 
 
-def _is_ours(name: str) -> bool:
+def registered_here(name: str) -> bool:
     """Whether :func:`register` registered ``name``, and nobody has replaced it since."""
     return name in _PLACES and name in DatasetCatalog and DatasetCatalog[name] is _PLACES[name][2]
 

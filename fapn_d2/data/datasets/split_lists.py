@@ -33,6 +33,7 @@ def load_listed(
     *,
     fix: str,
     image_suffixes: tuple[str, ...] = (".jpg",),
+    label_suffixes: tuple[str, ...] = LABEL_SUFFIXES,
 ) -> list[dict]:
     """Records ``{"file_name", "sem_seg_file_name"}`` of the listed names, in the order of the list.
 
@@ -43,7 +44,7 @@ def load_listed(
     """
     names = read_list(list_file, fix=fix)
     images = stems(image_root, image_suffixes, fix=fix, what="images")
-    labels = stems(label_root, LABEL_SUFFIXES, fix=fix, what="labels")
+    labels = stems(label_root, label_suffixes, fix=fix, what="labels")
     problems = []
     for what, found, folder in (("images", images, image_root), ("labels", labels, label_root)):
         if missing := [name for name in names if name not in found]:
