@@ -1,6 +1,14 @@
 """Train or score any config of this project, or of Detectron2. ``--help`` has examples."""
 
 import argparse
+import os
+import signal
+
+if __name__ in ("__main__", "__mp_main__"):
+    # The imports below take seconds. Nothing is lost by then, so a job scheduler may start the run again: code 75.
+    for _name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT", "SIGHUP"):
+        if signal.getsignal(getattr(signal, _name)) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(getattr(signal, _name), lambda *_: os._exit(75))
 
 from fapn_d2.data import check_datasets
 from fapn_d2.engine import Trainer, argument_parser, evaluate, launch_as_asked, prepare_config, setup, under_torchrun
@@ -24,4 +32,5 @@ if __name__ == "__main__":
         cfg = prepare_config(args)
         if not under_torchrun():  # what is wrong is said once, before there are many processes to say it
             check_datasets(cfg, cfg.DATASETS.TEST if args.eval_only else None)
-        launch_as_asked(main, args, use_cuda=cfg.MODEL.DEVICE.startswith("cuda"))
+        use_cuda = cfg.MODEL.DEVICE.startswith("cuda")
+        launch_as_asked(main, args, use_cuda=use_cuda, timeout=cfg.DISTRIBUTED.TIMEOUT_EVAL)

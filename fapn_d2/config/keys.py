@@ -389,6 +389,10 @@ def _add_data(cfg: CN) -> None:
 
 def _add_engine(cfg: CN) -> None:
     """Keys of fapn_d2.engine and fapn_d2.evaluation."""
+    # Longest wait of a process for the others, in minutes. A process that is lost or hangs ends the run after that.
+    cfg.DISTRIBUTED = CN()
+    cfg.DISTRIBUTED.TIMEOUT = 10.0  # in an iteration
+    cfg.DISTRIBUTED.TIMEOUT_EVAL = 120.0  # in start-up and in evaluations, where one process may work for all
     # Names of parameters, or prefixes of names ("roi_heads.box_predictor"), that training initialises and does not load
     # from MODEL.WEIGHTS: for a trained network that is fine-tuned on other classes. Evaluation ignores this key.
     cfg.MODEL.WEIGHTS_SKIP = []

@@ -23,7 +23,9 @@ from detectron2.utils import comm
 from PIL import ExifTags, Image
 from torch.utils.data import DataLoader, Dataset
 
+from .parallel import end_with_parent
 from .seeding import seeded
+from .signals import SIGNALS
 
 logger = logging.getLogger(__name__)
 
@@ -203,11 +205,13 @@ def _as_list(batch: list) -> list:
 
 
 def _start_worker(number: int, over: ctypes.c_bool, then: Callable[[int], None] | None) -> None:
-    # Job schedulers send SIGTERM and SIGUSR1 to every process of a job. The main process finishes its iteration first,
-    # so its workers must ignore these signals. PyTorch and Python end workers by SIGTERM too. A worker therefore obeys
-    # SIGTERM once the main process needs no more batches.
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    # Job schedulers and terminals send signals to every process of a job. The main process finishes its iteration
+    # first, so its workers must ignore these signals. PyTorch and Python end workers by SIGTERM too. A worker
+    # therefore obeys SIGTERM once the main process needs no more batches.
+    for number in set(SIGNALS) - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if over.value else None)
+    end_with_parent()
     if over.value:  # the signal may have come before the handlers above were set
         os._exit(0)
     if "cv2" in sys.modules:  # by default, each worker would start one thread per core

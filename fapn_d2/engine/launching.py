@@ -8,12 +8,19 @@ The exit codes are listed in ``fapn_d2.messages``.
 
 import argparse
 import contextlib
+import faulthandler
+import multiprocessing
 import os
+import pickle
+import re
 import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,9 +30,16 @@ from torch import multiprocessing as mp
 
 from ..config.user_code import add_import_argument, import_files, imported
 from ..messages import EXIT_STOPPED, EXIT_USER_ERROR
+from .parallel import end_with_parent
+from .signals import EXIT_INTERRUPTED, SIGNALS, Stopped, catching_signals
 
-#: Longest wait for another process. One process scores a large data set while the others wait.
-TIMEOUT = timedelta(hours=2)
+#: Longest wait for another process, in minutes. One process scores a large data set while the others wait.
+TIMEOUT = 120
+
+#: Seconds that the other processes get to end by themselves after one has failed.
+_GRACE = 5
+#: The same after one has ended with code 75: rank 0 may still be saving.
+_GRACE_STOPPED = 60
 
 
 def under_torchrun() -> bool:
@@ -41,11 +55,14 @@ def launch(
     machine_rank: int = 0,
     dist_url: str = "auto",
     use_cuda: bool = True,
+    timeout: float = TIMEOUT,
     args: tuple = (),
 ) -> Any:
     """Call ``main(*args)`` in one process, or in ``processes`` of them on each of ``machines``.
 
-    Under ``torchrun`` the processes exist already, and the numbers given here are ignored.
+    Under ``torchrun`` the processes exist already, and the numbers given here are ignored. All processes handle signals
+    (signals.py). If one of several processes dies, the others are ended, and a message names it. If this process or the
+    agent of torchrun dies, all of them end.
 
     Args:
         main: the function to call. For several processes it must be importable from a module.
@@ -54,6 +71,7 @@ def launch(
         machine_rank: the number of this machine, from 0 to machines - 1.
         dist_url: the address where rank 0 listens, "tcp://<address>:<port>"; "auto" chooses a free port here.
         use_cuda: whether to use NCCL and one GPU per process; otherwise gloo on the CPU.
+        timeout: the longest wait for another process, in minutes.
         args: the arguments of ``main``.
 
     Returns:
@@ -65,42 +83,119 @@ def launch(
     """
     if under_torchrun():
         local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-        _join(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), local_rank, local_size, "env://", use_cuda)
-        with _leaving_together():
-            return main(*args)
+        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        end_with_parent()
+        with catching_signals():
+            _join(rank, world_size, local_rank, local_size, "env://", use_cuda, timeout)
+            with _leaving_together():
+                return main(*args)
     if use_cuda and processes > torch.cuda.device_count():
         raise ValueError(f"--num-gpus {processes}, but this machine has {torch.cuda.device_count()}")
     if processes < 1 or machines < 1 or not 0 <= machine_rank < machines:
         raise ValueError(f"--num-gpus {processes} --num-machines {machines} --machine-rank {machine_rank} do not fit")
     if processes * machines == 1:
-        return main(*args)
+        with catching_signals():
+            return main(*args)
     if dist_url == "auto":
         if machines > 1:
             raise ValueError("several machines need --dist-url tcp://<address of machine 0>:<free port>")
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
-    context = mp.start_processes(
-        _work,
-        nprocs=processes,
-        args=(
-            *(main, processes * machines, processes, machine_rank, dist_url, use_cuda),
-            *(mp.get_start_method(), list(imported), args),
-        ),
-        join=False,
-        start_method="spawn",
-    )
-    with _passing_signals_to(context.processes):
+    with _passing_signals_to([]) as workers:
+        # New processes inherit the blocked signals, and receive them once they have set their handlers.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
         try:
-            while not context.join():
-                pass
-        except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
-            if EXIT_USER_ERROR in [process.exitcode for process in context.processes]:
-                # That process has printed its message. The others failed because they lost the connection to it.
-                raise SystemExit(EXIT_USER_ERROR) from None
-            if isinstance(error, mp.ProcessRaisedException):
-                print(error, file=sys.stderr)
-                raise SystemExit(1) from None
-            raise SystemExit(error.exit_code if error.exit_code > 0 else 128 - error.exit_code) from None
+            context = mp.start_processes(
+                _work,
+                nprocs=processes,
+                args=(
+                    *(main, processes * machines, processes, machine_rank, dist_url, use_cuda, timeout),
+                    *(mp.get_start_method(), list(imported), args),
+                ),
+                join=False,
+                start_method="spawn",
+            )
+            workers += context.processes
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _BLOCKED)
+        _wait(context, first_rank=machine_rank * processes)
     return None
+
+
+_BLOCKED = set(SIGNALS) - {signal.SIGINT}
+
+
+def _wait(context: mp.ProcessContext, *, first_rank: int) -> None:
+    """Wait for the processes of ``context``. If one fails, end the others.
+
+    Raises:
+        SystemExit: see :func:`launch`.
+    """
+    processes = context.processes
+    running = {process.sentinel: process for process in processes}
+    while running:
+        for sentinel in multiprocessing.connection.wait(list(running)):
+            process = running.pop(sentinel)
+            process.join()
+            if process.exitcode != 0:
+                running.clear()
+                break
+    codes = {n: process.exitcode for n, process in enumerate(processes) if process.exitcode}
+    if not codes:
+        return
+    failed = min(codes, key=codes.get)  # a signal (below 0) comes first: the others fail for lack of that process
+    code = processes[failed].exitcode
+    others = [(first_rank + n, process) for n, process in enumerate(processes) if process.is_alive()]
+    if code == EXIT_STOPPED:
+        for _, process in others:
+            process.terminate()
+    elif code < 0:
+        who = f"rank {first_rank + failed} (process {processes[failed].pid})"
+        print(f"error: {who} was ended by {_name_of(-code)}. All other ranks are ended.", file=sys.stderr, flush=True)
+    elif "imed out" in _traceback_of(context, failed):
+        _report_hanging(first_rank + failed, others)
+    try:
+        context.join(grace_period=_GRACE_STOPPED if code == EXIT_STOPPED else _GRACE)
+    except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
+        if EXIT_USER_ERROR in [process.exitcode for process in processes]:
+            # That process has printed its message. The others failed because they lost the connection to it.
+            raise SystemExit(EXIT_USER_ERROR) from None
+        if code > 0 and isinstance(error, mp.ProcessRaisedException):
+            print(error, file=sys.stderr)
+        raise SystemExit(code if code > 0 else 128 - code) from None
+
+
+def _traceback_of(context: mp.ProcessContext, number: int) -> str:
+    try:
+        return str(pickle.loads(Path(context.error_files[number]).read_bytes()))
+    except (OSError, EOFError, pickle.UnpicklingError):
+        return ""
+
+
+def _report_hanging(rank: int, others: list) -> None:
+    """Say in which state the other ranks are, and let those that run print where they are."""
+    print(f"error: rank {rank} waited too long for the others (DISTRIBUTED.TIMEOUT):", file=sys.stderr)
+    for other, process in others:
+        state = _state_of(process.pid)
+        about = "is stopped (SIGSTOP)" if state in "tT" else "runs; it prints where"
+        print(f"  rank {other} (process {process.pid}) {about}", file=sys.stderr, flush=True)
+        if state not in "tT":
+            os.kill(process.pid, signal.SIGABRT)  # faulthandler.enable in _work
+    time.sleep(1)
+
+
+def _state_of(pid: int) -> str:
+    """The letter that /proc gives for the state of a process; "?" if it is unknown."""
+    try:
+        return re.search(r"\) (\w)", Path(f"/proc/{pid}/stat").read_text())[1]
+    except (OSError, TypeError):
+        return "?"
+
+
+def _name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,13 +207,13 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dist-url", default="auto", help="tcp://<address of machine 0>:<port> for several machines")
 
 
-def launch_as_asked(main: Callable, args: argparse.Namespace, *, use_cuda: bool) -> Any:
+def launch_as_asked(main: Callable, args: argparse.Namespace, *, use_cuda: bool, timeout: float = TIMEOUT) -> Any:
     """:func:`launch` ``main(args)`` with the processes that a command line asks for.
 
     Args:
         main: see :func:`launch`.
         args: with the options of :func:`add_launch_arguments`.
-        use_cuda: see :func:`launch`.
+        use_cuda, timeout: see :func:`launch`.
     """
     return launch(
         main,
@@ -127,6 +222,7 @@ def launch_as_asked(main: Callable, args: argparse.Namespace, *, use_cuda: bool)
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
         use_cuda=use_cuda,
+        timeout=timeout,
         args=(args,),
     )
 
@@ -139,18 +235,24 @@ def _work(
     machine_rank: int,
     dist_url: str,
     use_cuda: bool,
+    timeout: float,
     start_method: str,
     files: list[str],
     args: tuple,
 ) -> None:
+    end_with_parent(os.getppid())
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which passes it on as SIGTERM
     # Loader processes would inherit "spawn" and import PyTorch again. They shall start as in a single process.
     mp.set_start_method(start_method, force=True)
     if not use_cuda:  # each process would otherwise start one thread per core
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
     import_files(files)
-    _join(machine_rank * local_size + local_rank, world_size, local_rank, local_size, dist_url, use_cuda)
-    with _leaving_together():
-        main(*args)
+    with catching_signals():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _BLOCKED)
+        _join(machine_rank * local_size + local_rank, world_size, local_rank, local_size, dist_url, use_cuda, timeout)
+        with _leaving_together():
+            main(*args)
 
 
 @contextlib.contextmanager
@@ -159,18 +261,22 @@ def _leaving_together() -> Iterator[None]:
     try:
         yield
     except SystemExit as end:
-        if end.code == EXIT_STOPPED:  # all ranks agreed to stop; with another code, only this process may end
+        # All ranks have agreed to stop. With another code, or in an evaluation, only this process may end.
+        if end.code == EXIT_STOPPED and not isinstance(end, Stopped):
             dist.destroy_process_group()
         raise
     comm.synchronize()
     dist.destroy_process_group()
 
 
-def _join(rank: int, world_size: int, local_rank: int, local_size: int, url: str, use_cuda: bool) -> None:
+def _join(
+    rank: int, world_size: int, local_rank: int, local_size: int, url: str, use_cuda: bool, timeout: float
+) -> None:
     """Make this process one of ``world_size``, with the groups that Detectron2's ``comm`` needs."""
     if use_cuda:
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if use_cuda else "gloo", url, timeout=TIMEOUT, world_size=world_size, rank=rank)
+    backend, limit = "nccl" if use_cuda else "gloo", timedelta(minutes=timeout)
+    dist.init_process_group(backend, url, timeout=limit, world_size=world_size, rank=rank)
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group(local_size)
     else:  # Detectron2 v0.6 sets the group only in its own launcher
@@ -182,17 +288,34 @@ def _join(rank: int, world_size: int, local_rank: int, local_size: int, url: str
 
 
 @contextlib.contextmanager
-def _passing_signals_to(processes: list) -> Iterator[None]:
-    """Forward SIGTERM and SIGUSR1 from this process to the workers, which save their state (hooks.py)."""
+def _passing_signals_to(processes: list) -> Iterator[list]:
+    """Forward the signals that ask to stop from this process to the workers, which save their state (signals.py).
+
+    Before there are workers, a signal ends this process with code 75. Ctrl-C is forwarded as SIGTERM. A second Ctrl-C
+    ends all at once.
+    """
+    interrupted = False
 
     def forward(number: int, frame: Any) -> None:
+        nonlocal interrupted
+        if number == signal.SIGINT and interrupted:
+            for process in processes:
+                process.kill()
+            os._exit(EXIT_INTERRUPTED)
+        interrupted |= number == signal.SIGINT
+        if not processes:
+            os._exit(EXIT_STOPPED)
         for process in processes:
             if process.is_alive():
-                os.kill(process.pid, number)
+                os.kill(process.pid, signal.SIGTERM if number == signal.SIGINT else number)
 
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    if threading.current_thread() is not threading.main_thread():
+        yield processes
+        return
+    known = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, forward) for number in known}
     try:
-        yield
+        yield processes
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

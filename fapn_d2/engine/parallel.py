@@ -1,6 +1,13 @@
 """One network in several processes, also on the CPU."""
 
+import contextlib
+import ctypes
 import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -42,3 +49,38 @@ def share_buffers(model: nn.Module) -> None:
     if comm.get_world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
+
+
+def end_with_parent(parent: int | None = None) -> None:
+    """Let the system end this process when its parent dies, on Linux. It could otherwise train on for ever.
+
+    Args:
+        parent: the process number of the parent. If it has died before this call, this process ends now.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if parent is not None and os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def waiting_at_most(minutes: float, *, otherwise: float) -> Iterator[None]:
+    """In this context, an operation between processes fails after ``minutes``; after the context, after ``otherwise``.
+
+    One process scores a large data set while the others wait, but in training nobody should wait for long.
+    """
+    _set_timeout(minutes)
+    try:
+        yield
+    finally:
+        _set_timeout(otherwise)
+
+
+def _set_timeout(minutes: float) -> None:
+    if comm.get_world_size() == 1:
+        return
+    set_timeout = getattr(dist.distributed_c10d, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
+    for group in {dist.group.WORLD, comm._get_global_gloo_group()}:  # Detectron2 exchanges objects in the second one
+        set_timeout(timedelta(minutes=minutes), group)

@@ -20,6 +20,7 @@ from ..inference.box_augmentation import check_augmentation
 from ..inference.semantic import check_inference
 from ..inference.trained import use_available_device
 from .provenance import describe_run
+from .signals import current_signals
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ examples:
                      --eval-only MODEL.WEIGHTS model_final.pth
 
 Without a GPU, --num-gpus is the number of processes on the CPU. Under torchrun, torchrun sets that number.
-SIGTERM and SIGUSR1 save the state at the end of the iteration.
+SIGTERM, SIGUSR1, SIGUSR2, SIGHUP and the first Ctrl-C save the state and end the run; OUTPUT_DIR/stopped.txt says so.
+A second Ctrl-C leaves at once.
 exit codes: 0 done, 1 failed, 2 the message says what to fix, 75 stopped by a signal (continue with --resume)
 """
 
@@ -86,6 +88,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if cfg.SEED < 0:
         cfg.SEED = comm.shared_random_seed()
     cfg.freeze()
+    if not args.eval_only:  # a stopped evaluation leaves nothing to continue
+        current_signals().folder = cfg.OUTPUT_DIR
     start_logs(cfg.OUTPUT_DIR)
     seed_all_rng(cfg.SEED + comm.get_rank())
     if not args.eval_only:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
-from detectron2.engine.hooks import EvalHook
+from detectron2.engine.hooks import EvalHook, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
@@ -23,10 +23,11 @@ from ..messages import USER_ERRORS, message_of
 from ..meta_arch.acceleration import accelerate
 from ..meta_arch.build import build_model
 from .data_stream import stream_of
-from .hooks import StopOnSignal
-from .parallel import distribute, share_buffers
+from .hooks import Evaluation, StopOnSignal
+from .parallel import distribute, share_buffers, waiting_at_most
 from .precision import amp_dtype
 from .seeding import seed_generators, seeded
+from .signals import Stopped, catching_signals, current_signals, handles_signals
 from .solver import build_lr_scheduler, build_optimizer
 from .train_step import TrainStep
 
@@ -90,19 +91,50 @@ class Trainer(DefaultTrainer):
         self.checkpointer.initialize(self.cfg.MODEL.WEIGHTS, skip=self.cfg.MODEL.WEIGHTS_SKIP)
 
     def train(self) -> dict | None:
+        """Train until MAX_ITER, and evaluate at the end.
+
+        Raises:
+            SystemExit: with code 75, after a signal; the state is saved (signals.py).
+        """
         detectron2_logger = logging.getLogger(TrainerBase.__module__)
         detectron2_logger.addFilter(_without_traceback)
         try:
-            return super().train()
+            with catching_signals() as stop:
+                if not handles_signals():
+                    logger.warning("Training does not run in the main thread: signals will not save a checkpoint.")
+                stop.folder = self.cfg.OUTPUT_DIR
+                stop.remove_mark()
+                limits = self.cfg.DISTRIBUTED
+                with (
+                    waiting_at_most(limits.TIMEOUT, otherwise=limits.TIMEOUT_EVAL),
+                    stop.training(self._stop_hook.request, self._stop_hook.save),
+                ):
+                    return super().train()
+        except Stopped:
+            if (
+                self.iter >= self.max_iter
+            ):  # the last evaluation is itself an after_train, and comes before the writers'
+                with self.storage:
+                    for hook in self._hooks:
+                        if isinstance(hook, PeriodicWriter):
+                            hook.after_train()
+            raise
         finally:
             detectron2_logger.removeFilter(_without_traceback)
             self._trainer.close()
 
     def build_hooks(self) -> list[HookBase]:
         hooks = super().build_hooks()
+        evaluation = Evaluation(self.cfg.TEST.EVAL_PERIOD, self._test_now)
+        hooks = [evaluation if isinstance(hook, EvalHook) else hook for hook in hooks]
         if self.cfg.TEST.AUG.ENABLED:  # after the last iteration only, as in Detectron2's tools/train_net.py
-            hooks.append(EvalHook(0, lambda: self.test_augmented(self.cfg, self.model)))
-        return [*hooks, StopOnSignal(self.checkpointer, self._trainer)]
+            hooks.append(Evaluation(0, lambda: self.test_augmented(self.cfg, self.model)))
+        self._stop_hook = StopOnSignal(self.checkpointer, self._trainer)
+        return [*hooks, self._stop_hook]
+
+    def _test_now(self) -> dict:
+        self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
 
     def state_dict(self) -> dict:
         state = TrainerBase.state_dict(self)
@@ -184,14 +216,16 @@ def evaluate(cfg: CfgNode, *, resume: bool = False, allow_partial: bool = False)
 
     Raises:
         ValueError, FileNotFoundError: see :meth:`Checkpointer.load`; or the data sets are not usable.
+        SystemExit: with code 75, after a signal (signals.py).
     """
     _check_once(cfg, list(cfg.DATASETS.TEST))
     model = accelerate(Trainer.build_model(cfg), cfg)
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, cfg=cfg, allow_partial=allow_partial)
     if not (resume and checkpointer.resume()):
         checkpointer.load(cfg.MODEL.WEIGHTS)
-    results = Trainer.test(cfg, model)
-    return results | Trainer.test_augmented(cfg, model) if cfg.TEST.AUG.ENABLED else results
+    with current_signals().evaluation():
+        results = Trainer.test(cfg, model)
+        return results | Trainer.test_augmented(cfg, model) if cfg.TEST.AUG.ENABLED else results
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
