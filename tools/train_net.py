@@ -10,6 +10,7 @@ if __name__ in ("__main__", "__mp_main__"):
         if signal.getsignal(getattr(signal, _name)) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(getattr(signal, _name), lambda *_: os._exit(75))
 
+from fapn_d2.config.values import check_data_names
 from fapn_d2.data import check_datasets
 from fapn_d2.engine import Trainer, argument_parser, evaluate, launch_as_asked, prepare_config, setup, under_torchrun
 from fapn_d2.messages import user_errors_as_messages
@@ -30,6 +31,7 @@ if __name__ == "__main__":
     args = argument_parser().parse_args()
     with user_errors_as_messages(debug=args.debug):
         cfg = prepare_config(args)
+        check_data_names(cfg, training=not args.eval_only)
         if not under_torchrun():  # what is wrong is said once, before there are many processes to say it
             check_datasets(cfg, cfg.DATASETS.TEST if args.eval_only else None)
         use_cuda = cfg.MODEL.DEVICE.startswith("cuda")

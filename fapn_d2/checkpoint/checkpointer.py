@@ -170,7 +170,7 @@ class Checkpointer(DetectionCheckpointer):
             query = urlparse(path).query if "://" in path else ""
             local = path.removesuffix(f"?{query}") if query else path
             if "://" in local:
-                local = self.path_manager.get_local_path(local)
+                local = self._fetch(local)
             checkpoint = read_weights(local)
             if query == "matching_heuristics=True":  # Detectron2's way to request matching by the ends of names
                 checkpoint["matching_heuristics"] = True
@@ -196,6 +196,16 @@ class Checkpointer(DetectionCheckpointer):
         if checkpoint.get("__author__") == "torchvision":
             self._compare_input(path)
         return checkpoint
+
+    def _fetch(self, address: str) -> str:
+        try:
+            return self.path_manager.get_local_path(address)
+        except Exception as error:  # each kind of address has errors of its own
+            reason = f"{type(error).__name__}: {error}".rstrip(": ")
+            raise FileNotFoundError(
+                f"weights {address} cannot be downloaded ({reason}). Without a network, fetch the file elsewhere and "
+                'set MODEL.WEIGHTS to its path, or MODEL.WEIGHTS "" to train from random weights'
+            ) from error
 
     def _has(self, ending: str) -> bool:
         return any(name.endswith(ending) for name in self.model.state_dict())

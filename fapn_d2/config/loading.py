@@ -94,6 +94,11 @@ def _read_yaml(path: str, needed_by: str) -> dict:
         near = _near_files(path)
         hint = f"; nearest: {', '.join(near)}" if near else ""
         raise FileNotFoundError(f"config file {path}{named} does not exist{hint}")
+    if path.endswith(".py"):
+        raise ValueError(
+            f"config file {path} is a Python file. Detectron2's LazyConfig is not read; write a YAML file, as those in "
+            f"configs/. A Python file that registers data sets or models goes behind --import"
+        )
     text = Path(path).read_text()
     try:
         content = read_yaml(text)
@@ -162,6 +167,8 @@ def _assign(cfg: CfgNode, key: str, value: Any, *, source: str, free: set[str]) 
         parent[part] = None  # yacs allows another type only if the old value is None
     elif isinstance(node, float) and type(_literal(value)) is int:
         value = float(_literal(value))
+    elif isinstance(node, (tuple, list)):
+        value = _words(value)
     try:
         cfg.merge_from_list([key, value])
     except ValueError as error:
@@ -195,6 +202,17 @@ def _strategy(key: str, value: Any, source: str) -> str | list[str] | None:
     if isinstance(value, (list, tuple)) and value and all(isinstance(name, str) for name in value):
         return list(value)
     raise ValueError(f"{key} in {source} takes the name of a strategy or a list of names, got {value!r}")
+
+
+def _words(value: Any) -> Any:
+    """A list written without inner quotes, ``[res3, res5]``, as a list; any other value unchanged."""
+    if not isinstance(value, str) or value[:1] not in ("[", "(") or not isinstance(_literal(value), str):
+        return value
+    try:
+        words = yaml.safe_load("[" + value.strip("[]() ") + "]")
+    except yaml.YAMLError:
+        return value
+    return words if all(isinstance(word, (str, int, float)) for word in words) else value
 
 
 def _literal(value: Any) -> Any:

@@ -9,13 +9,14 @@ from detectron2.data import (
     DatasetFromList,
     build_detection_test_loader,
     build_detection_train_loader,
-    get_detection_dataset_dicts,
 )
 
+from ..config.values import check_data_names
 from .bad_images import SkipBadImages
 from .class_points import find_points
 from .class_uniform_sampler import SAMPLER_NAME, ClassUniformSampler, RecordsWithPoints, log_classes
 from .proposals import RecordsWithProposals, files_of, records_and_files
+from .records import needs_masks, training_records
 from .regions import build_mapper
 
 
@@ -32,9 +33,11 @@ def build_train_loader(
             (class_uniform_sampler.py).
 
     Raises:
-        ValueError, FileNotFoundError: see :func:`find_points`, :class:`ClassUniformSampler` and, under
-            MODEL.LOAD_PROPOSALS, :func:`files_of` and :func:`records_and_files`.
+        ValueError, FileNotFoundError: DATASETS.TRAIN is empty; see :func:`training_records`, :func:`find_points`,
+            :class:`ClassUniformSampler` and, under MODEL.LOAD_PROPOSALS, :func:`files_of` and
+            :func:`records_and_files`.
     """
+    check_data_names(cfg, training=True)
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
     options = {"filter_empty": cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, "min_keypoints": keypoints}
     # Serialized once and shared, also between forked processes.
@@ -43,7 +46,7 @@ def build_train_loader(
         records, files = records_and_files(cfg.DATASETS.TRAIN, paths, **options)
         images = RecordsWithProposals(DatasetFromList(records, copy=False), files)
     else:
-        images = DatasetFromList(get_detection_dataset_dicts(cfg.DATASETS.TRAIN, **options), copy=False)
+        images = DatasetFromList(training_records(cfg.DATASETS.TRAIN, masks=needs_masks(cfg), **options), copy=False)
     dataset = images
     if sampler is None and cfg.DATALOADER.SAMPLER_TRAIN == SAMPLER_NAME:
         dataset, sampler = _class_uniform(cfg, images)

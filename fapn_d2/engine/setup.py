@@ -14,6 +14,7 @@ from detectron2.utils.logger import setup_logger
 
 from ..config.loading import load_config
 from ..config.user_code import add_import_argument, import_files
+from ..config.values import check_values
 from ..data.class_numbers import describe_class_numbers
 from ..files import write_json, write_text_atomically
 from ..inference.box_augmentation import check_augmentation
@@ -64,6 +65,7 @@ def prepare_config(args: argparse.Namespace) -> CfgNode:
     import_files(args.imports)
     cfg = load_config(args.config_file, args.opts or [])
     use_available_device(cfg)
+    check_values(cfg)
     check_inference(cfg)
     check_augmentation(cfg)
     return cfg

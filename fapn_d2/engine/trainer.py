@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..checkpoint.checkpointer import Checkpointer
+from ..config.values import check_values, warn_of_warmup
 from ..data import build_test_loader, build_train_loader, check_datasets
 from ..evaluation import build_evaluator
 from ..files import write_json
@@ -50,6 +51,8 @@ class Trainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode, *, allow_partial: bool = False):
         TrainerBase.__init__(self)  # DefaultTrainer's constructor works only on CUDA
+        check_values(cfg)
+        warn_of_warmup(cfg)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         images, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
         if images < 1 or images % processes:
@@ -218,6 +221,7 @@ def evaluate(cfg: CfgNode, *, resume: bool = False, allow_partial: bool = False)
         ValueError, FileNotFoundError: see :meth:`Checkpointer.load`; or the data sets are not usable.
         SystemExit: with code 75, after a signal (signals.py).
     """
+    check_values(cfg)
     _check_once(cfg, list(cfg.DATASETS.TEST))
     model = accelerate(Trainer.build_model(cfg), cfg)
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, cfg=cfg, allow_partial=allow_partial)

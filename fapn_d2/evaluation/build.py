@@ -18,6 +18,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, ProposalNetwork
 from detectron2.utils import comm
 
 from ..config.hashing import config_hash
+from ..config.values import CHOICES
 from ..data.datasets.unlabelled import unlabelled
 from .cityscapes.instance import CityscapesInstanceEvaluator
 from .cityscapes.semantic import CityscapesSemSegEvaluator
@@ -32,7 +33,7 @@ from .submission.writer import Limits
 logger = logging.getLogger(__name__)
 
 Builder = Callable[[CfgNode, str, str], DatasetEvaluator]
-BACKENDS = ("fast", "official")
+BACKENDS = CHOICES["TEST.BACKEND"]
 
 
 def _official(cfg: CfgNode) -> bool:

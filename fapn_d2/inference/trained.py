@@ -8,6 +8,7 @@ from torch import nn
 
 from ..checkpoint.checkpointer import Checkpointer
 from ..config.loading import load_config
+from ..config.values import check_values
 from ..meta_arch.build import build_model
 
 
@@ -31,6 +32,7 @@ def trained_config(config_file: str, *, weights: str | None = "", opts: Sequence
     cfg = load_config(config_file, opts)
     if weights:
         cfg.MODEL.WEIGHTS = weights
+    check_values(cfg)
     use_available_device(cfg)
     return cfg
 

@@ -226,3 +226,15 @@ def test_names_matched_by_their_ends_report_shapes_too(tmp_path):
     torch.save({"model": zoo, "matching_heuristics": True}, tmp_path / "w.pth")
     with pytest.raises(ValueError, match=r"bottom_up.0.weight is \(4, 3, 3, 3\) in the file and \(4, 3, 1, 1\)"):
         Checkpointer(network()).initialize(str(tmp_path / "w.pth"))
+
+
+def test_an_address_without_a_network(monkeypatch):
+    checkpointer = Checkpointer(torch.nn.Linear(1, 1))
+
+    def offline(address):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(checkpointer.path_manager, "get_local_path", offline)
+    message = r"detectron2://a/b.pkl cannot be downloaded \(OSError: Name or service.*MODEL.WEIGHTS to its path"
+    with pytest.raises(FileNotFoundError, match=message):
+        checkpointer.load("detectron2://a/b.pkl")

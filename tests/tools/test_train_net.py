@@ -127,6 +127,11 @@ def test_evaluation_alone(config, tmp_path, monkeypatch, capsys):
             "error: unknown config key SOLVER.MAXITER in the command line",
         ),
         (("DATASETS.TRAIN", "('camvid_sem_seg_trian',)"), "camvid_sem_seg_tr"),
+        (
+            ("TEST.BACKEND", "offical"),
+            "error: TEST.BACKEND is 'offical'; allowed are fast, official",
+        ),
+        (("SOLVER.MAX_ITER", "0"), "error: SOLVER.MAX_ITER is 0; it must be at least 1"),
         (("TEST.SEM_SEG.MODE", "slices"), 'error: TEST.SEM_SEG.MODE is "slices"; allowed are'),
         (("MODEL.WEIGHTS", "none.pth"), "error: weight file none.pth does not exist"),
         (("MODEL.WEIGHTS", "torchvision://resnet19"), "error: unknown weights torchvision://resnet19; known are"),
@@ -140,6 +145,12 @@ def test_mistakes_end_with_a_message_and_code_2(config, tmp_path, monkeypatch, c
     assert run(monkeypatch, "--config-file", config, "OUTPUT_DIR", tmp_path / "out", *words) == 2
     err = capsys.readouterr().err
     assert message in err and "Traceback" not in err
+
+
+def test_no_config_file(monkeypatch, capsys):
+    assert run(monkeypatch) == 2
+    err = capsys.readouterr().err
+    assert "DATASETS.TRAIN is empty: name a config file" in err and "Traceback" not in err
 
 
 def test_missing_config_file(tmp_path, monkeypatch, capsys):
