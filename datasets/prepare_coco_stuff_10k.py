@@ -14,11 +14,11 @@ from fapn_d2.data.datasets.conversion import LabelFile, verify_labels, write_lab
 from fapn_d2.data.datasets.program import images_of_splits, parser, run_program
 from fapn_d2.data.datasets.split_lists import load_listed, read_list
 
-_MEND = "Unpack cocostuff-10k-v1.1.zip there."
+_FIX = "Unpack cocostuff-10k-v1.1.zip there."
 
 
 def prepare(root: Path, args) -> str:
-    names = {split: read_list(root / "imageLists" / f"{split}.txt", fix=_MEND) for split in SPLITS}
+    names = {split: read_list(root / "imageLists" / f"{split}.txt", fix=_FIX) for split in SPLITS}
     if both := set(names["train"]) & set(names["test"]):
         raise ValueError(f"{root}/imageLists: {len(both)} images are in train.txt and in test.txt ({min(both)}, ...)")
     for number in args.classes:
@@ -32,7 +32,7 @@ def prepare(root: Path, args) -> str:
         ]
         write_labels(files, convert, description=f"{number} classes", workers=args.workers)
         for split in SPLITS:
-            load_listed(root / "imageLists" / f"{split}.txt", root / "images", labels, fix=_MEND)
+            load_listed(root / "imageLists" / f"{split}.txt", root / "images", labels, fix=_FIX)
         verify_labels(
             files,
             num_classes=number,

@@ -16,23 +16,23 @@ from fapn_d2.data.datasets.pascal_context import CLASSES, FOLDER, IGNORE_LABEL, 
 from fapn_d2.data.datasets.program import images_of_splits, parser, run_program
 from fapn_d2.data.datasets.split_lists import read_list
 
-_MEND = "Unpack VOCtrainval_03-May-2010.tar and, in its VOC2010, trainval.tar.gz of PASCAL Context."
+_FIX = "Unpack VOCtrainval_03-May-2010.tar and, in its VOC2010, trainval.tar.gz of PASCAL Context."
 
 
 def prepare(root: Path, args) -> str:
-    annotations = stems(root / "trainval", (".mat",), fix=_MEND, what="annotations")
+    annotations = stems(root / "trainval", (".mat",), fix=_FIX, what="annotations")
     for labels_txt in (root / "labels.txt", root / "trainval" / "labels.txt"):
         if labels_txt.is_file():
             check_names(labels_txt)
     # VOC's lists name all its images. A split consists of those that PASCAL Context has labelled.
     names = {
         split: [
-            name for name in read_list(root / "ImageSets" / "Main" / f"{split}.txt", fix=_MEND) if name in annotations
+            name for name in read_list(root / "ImageSets" / "Main" / f"{split}.txt", fix=_FIX) if name in annotations
         ]
         for split in SPLITS
     }
-    if homeless := annotations.keys() - {name for listed in names.values() for name in listed}:
-        raise ValueError(f"{len(homeless)} annotations are in neither of VOC's lists ({min(homeless)}, ...)")
+    if unlisted := annotations.keys() - {name for listed in names.values() for name in listed}:
+        raise ValueError(f"{len(unlisted)} annotations are in neither of VOC's lists ({min(unlisted)}, ...)")
     target = root / "context_59"
     files = [
         LabelFile(annotations[name], target / "labels" / f"{name}.png", root / "JPEGImages" / f"{name}.jpg")

@@ -1,4 +1,4 @@
-"""Reading pickles without running what they hold.
+"""Reading pickles without running code in them.
 
 A pickle can run any code while it is read. The unpickler here knows arrays and containers, and refuses everything else.
 """
@@ -15,7 +15,7 @@ try:
 except ImportError:  # numpy < 2
     from numpy.core import multiarray
 
-#: What arrays and their scalars are made of, under the names that numpy 1 and numpy 2 write.
+#: The classes and functions of arrays and their scalars, under the names that numpy 1 and numpy 2 write.
 NUMPY = {
     f"{module}.{name}": getattr(multiarray, name)
     for module in ("numpy._core.multiarray", "numpy.core.multiarray")
@@ -23,7 +23,7 @@ NUMPY = {
 }
 NUMPY |= {"numpy.ndarray": np.ndarray, "numpy.dtype": np.dtype}
 DTYPES = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdFD"}
-#: `_codecs.encode` is how Python 3 writes bytes in the older protocols that Python 2 can read.
+#: Python 3 uses `_codecs.encode` for bytes in the older protocols that Python 2 can read.
 _CONTAINERS = {
     "collections.OrderedDict": collections.OrderedDict,
     "_codecs.encode": __import__("_codecs").encode,
@@ -31,7 +31,7 @@ _CONTAINERS = {
 
 
 class _ForeignObject(Exception):
-    """Something that is neither an array nor a container."""
+    """The file contains an object that is neither an array nor a container."""
 
 
 class _DataUnpickler(pickle.Unpickler):
@@ -47,7 +47,7 @@ def read_pickle(path: str) -> Any:
     """Arrays, containers, numbers and text from a pickle.
 
     Raises:
-        ValueError: the file is truncated or damaged, or holds objects that are not data.
+        ValueError: the file is truncated or damaged, or contains objects that are not data.
     """
     with open(path, "rb") as file:
         data = file.read()

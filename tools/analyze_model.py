@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("--config-file", required=True)
     top.add_argument(
-        "--size", nargs=2, type=int, default=(1024, 1024), metavar=("H", "W"), help="of the image, in pixels"
+        "--size", nargs=2, type=int, default=(1024, 1024), metavar=("H", "W"), help="size of the image in pixels"
     )
     top.add_argument("--convention", choices=list(CONVENTIONS), default="macs", help="what is counted (default: macs)")
     top.add_argument("--depth", type=int, default=2, help="levels of modules to print (default: 2)")

@@ -1,14 +1,14 @@
-"""Time and memory of this project's operators and networks beside their alternatives, in one process.
+"""Time and memory of this project's operators and networks, compared with their alternatives in one process.
 
 suites:
-  ops      modulated deformable 3x3 convolution, torchvision's, and a plain 3x3 convolution as the floor;
-           flow warp and sum, the same by grid_sample, and bilinear upsampling and sum as the floor
+  ops      modulated deformable 3x3 convolution, torchvision's, and a plain 3x3 convolution as the lower limit;
+           flow warp and sum, the same by grid_sample, and bilinear upsampling and sum as the lower limit
   neck     FaPN's pyramid and FPN's on the same bottom-up maps
   model    inference of whole networks
   train    forward, backward and step of whole networks
-  speed    frames a second of real-time networks at fixed size, beside their papers'
-  sweep    the deformable convolution's CUDA kernels in other launch shapes
-  goals    what this project means to reach on this kind of device, and whether it does
+  speed    frames per second of real-time networks at fixed size, compared with the papers' numbers
+  sweep    the deformable convolution's CUDA kernels with other launch parameters
+  goals    the project's targets for this kind of device, and whether they are reached
 
 examples:
   .venv/bin/python tools/benchmark.py ops --quick
@@ -46,7 +46,7 @@ SUITES = {
 }
 MASK_RCNN = ("mask_rcnn_R_50_FPN_1x.yaml", "mask_rcnn_R_50_FaPN_1x.yaml")
 SEMANTIC = ("semantic_R_18_FPN_camvid.yaml", "semantic_R_18_FaPN_camvid.yaml")
-#: Configs compared where none are named, and the same for --quick.
+#: Configs that are compared if none are named, and the same for --quick.
 GROUPS = {"neck": (MASK_RCNN,), "model": (MASK_RCNN, SEMANTIC), "train": (MASK_RCNN,)}
 QUICK_GROUPS = {"neck": (SEMANTIC,), "model": (SEMANTIC,), "train": (SEMANTIC,)}
 
@@ -72,11 +72,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=[*SUITES, "goals"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=positive, help=f"of the CPU (default: torch's; goals: {THREADS})")
+    parser.add_argument("--threads", type=positive, help=f"number of CPU threads (default: torch's; goals: {THREADS})")
     parser.add_argument("--images", type=image_size, nargs="+", help="HEIGHTxWIDTH in pixels")
-    parser.add_argument("--batches", type=positive, nargs="+", help="images at a time")
+    parser.add_argument("--batches", type=positive, nargs="+", help="numbers of images per call")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="half precisions run under autocast")
-    parser.add_argument("--passes", nargs="+", choices=PASSES, help="of ops and neck")
+    parser.add_argument("--passes", nargs="+", choices=PASSES, help="passes of ops and neck")
     parser.add_argument(
         "--strides", type=positive, nargs="+", default=(4, 8, 16), help="ops, sweep: levels of the pyramid"
     )
@@ -99,8 +99,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cuda-graph", action="store_true", help="replay the forward pass (ops, neck, speed)")
     parser.add_argument("--fold-bn", action="store_true", help="speed: batch norms become part of convolutions")
     parser.add_argument("--timed", choices=TIMED, default="logits", help=_timed_help())
-    parser.add_argument("--quick", action="store_true", help="small and few: under a minute on two cores")
-    parser.add_argument("--json", default="output/benchmark.json", help="where the numbers are kept")
+    parser.add_argument("--quick", action="store_true", help="few small settings: under a minute on two cores")
+    parser.add_argument("--json", default="output/benchmark.json", help="file for the numbers")
     parser.add_argument("--debug", action="store_true", help="tracebacks for all errors")
     return parser.parse_args(argv)
 

@@ -1,9 +1,9 @@
-"""Time scoring, this project's way beside the official one, and project it to the whole data set.
+"""Time this project's scoring and the official scoring, and project both times to the whole data set.
 
-The predictions are made up and of real size: street scenes of 1024x2048 pixels with 40 objects, panoptic images of
-480x640 with twelve segments, 20 boxes or 1000 proposals an image. Both ways read the same files and must give the same
-numbers. Ours runs in --processes processes, as it does in an evaluation on several GPUs; the official scripts run in
-one.
+The predictions are generated and have real sizes: street scenes of 1024x2048 pixels with 40 objects, panoptic images of
+480x640 with twelve segments, 20 boxes or 1000 proposals per image. Both implementations read the same files and must
+give the same numbers. Ours runs in --processes processes, as in an evaluation on several GPUs. The official scripts run
+in one process.
 
 examples:
   .venv/bin/python tools/benchmark_evaluation.py
@@ -55,8 +55,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measures", nargs="*", metavar="MEASURE", help=f"some of {', '.join(MEASURES)} (default: all)")
     parser.add_argument("--images", type=int, help=f"images that are scored (default: {DEFAULTS})")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="of ours (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="where the numbers are kept (default: nowhere)")
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count() or 1, help="number of our processes (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, help="file for the numbers (default: none)")
     parser.add_argument("--debug", action="store_true", help="tracebacks for all errors")
     args = parser.parse_args(argv)
     args.measures = args.measures or list(MEASURES)
@@ -68,7 +70,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    cv2.setNumThreads(1)  # processes, not threads, are what is counted; they inherit it
+    cv2.setNumThreads(1)  # the number of processes is compared, not of threads; they inherit this
     print(HEADER)
     timings = []
     for name in args.measures:

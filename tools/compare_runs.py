@@ -1,5 +1,5 @@
-"""Put finished runs beside each other: a table of scores (mean and standard deviation over the runs of a name, and the
-difference to the first name) and a picture of the loss curves.
+"""Compare finished runs: a table of scores (mean and standard deviation over the runs of a name, and the difference to
+the first name) and a picture of the loss curves.
 
   .venv/bin/python tools/compare_runs.py FPN=output/fpn-1,output/fpn-2 FaPN=output/fapn-1,output/fapn-2 \\
       --scores sem_seg/mIoU

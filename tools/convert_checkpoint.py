@@ -1,4 +1,4 @@
-"""Turn a checkpoint of a paper's official code into ours, or back, and print what was renamed.
+"""Convert a checkpoint of a paper's official code to ours, or back, and print the renamed tensors.
 
     .venv/bin/python tools/convert_checkpoint.py official.pth ours.pth \\
         --config-file configs/fapn/mask_rcnn_R_50_FaPN_1x.yaml
@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--paper", choices=sorted(KEY_MAPS), default="fapn", help="whose official code (default: fapn)")
     top.add_argument("--to", choices=DIRECTIONS, default="ours", help="direction (default: ours)")
     top.add_argument("--config-file", default="", help="config of the network that the weights must fill")
-    top.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="what to change in the config")
+    top.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="changes to the config")
     top.add_argument("--quiet", action="store_true", help="print the counts, not every name")
     add_import_argument(top)
     top.add_argument("--debug", action="store_true", help="tracebacks for all errors")

@@ -1,7 +1,8 @@
 """Write a semantic network as an ONNX file for images of any size, after comparing it with PyTorch by onnxruntime.
 
-The file takes the image as it is (0 to 255; colour order and classes stand in its metadata) and gives logits at the
-image's size. A file that differs from the network by more than 1e-4 of its largest logit is refused (exit code 2).
+The input of the file is the image with values 0 to 255. Its output are logits at the image's size. The colour order and
+the classes are in its metadata. A file that differs from the network by more than 1e-4 of the largest logit is refused
+(exit code 2).
 
   .venv/bin/python tools/export_onnx.py --config-file configs/sfnet/semantic_R_18_SFNet_camvid.yaml \\
       --weights output/semantic_R_18_SFNet_camvid/model_final.pth --output output/sfnet_r18.onnx
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--labels", action="store_true", help="a second output: the class with the highest logit")
     parser.add_argument("--uint8", action="store_true", help="take images as uint8 instead of float32")
     parser.add_argument("--grid-sample", action="store_true", help="FaPN without DeformConv, for runtimes that lack it")
-    parser.add_argument("--threads", type=int, default=1, help="of both runtimes, for the times that are printed")
+    parser.add_argument("--threads", type=int, default=1, help="threads of both runtimes, for the printed times")
     add_import_argument(parser)
     parser.add_argument("--debug", action="store_true", help="tracebacks for all errors")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys")

@@ -7,8 +7,8 @@
       DATASETS.PROPOSAL_FILES_TRAIN "('output/proposals/coco_2017_train',)" \\
       DATASETS.PROPOSAL_FILES_TEST "('output/proposals/coco_2017_val',)"
 
-Call it again to continue where it was interrupted, with any number of processes.
-exit codes: 0 done, 2 to be fixed as the message says
+After an interruption, the same command continues, with any number of processes.
+exit codes: 0 done; 2 an error that the message tells how to fix
 """
 
 import argparse
@@ -29,8 +29,8 @@ def parser() -> argparse.ArgumentParser:
     main.add_argument("--dataset", required=True, help="a registered data set")
     main.add_argument("--output", type=Path, required=True, help="folder of the proposals")
     main.add_argument("--per-image", type=int, default=2000, help="most proposals per image (default: %(default)s)")
-    main.add_argument("--restart", action="store_true", help="remove what an earlier start left first")
-    main.add_argument("--allow-partial", action="store_true", help="go on although weights do not fit in full")
+    main.add_argument("--restart", action="store_true", help="first remove the predictions of an earlier start")
+    main.add_argument("--allow-partial", action="store_true", help="continue if some weights are missing or do not fit")
     add_launch_arguments(main)
     main.add_argument("--debug", action="store_true", help="tracebacks for all errors")
     main.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys")

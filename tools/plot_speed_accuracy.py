@@ -1,5 +1,6 @@
-"""Frames a second against mIoU of real-time networks, as in SFNet's Figure 1: the papers' numbers as hollow points,
-ours as filled ones where both were measured. Writes a PNG for each table that has both numbers, and prints the tables.
+"""Plot frames per second against mIoU of real-time networks, as in SFNet's Figure 1. The papers' numbers are hollow
+points. Ours are filled points, if both numbers were measured. Writes a PNG for each table with both numbers, and prints
+the tables.
 
   .venv/bin/python tools/plot_speed_accuracy.py
   .venv/bin/python tools/benchmark.py speed --json output/speed.json
@@ -15,7 +16,7 @@ from fapn_d2.reproduction.records import read_records
 from fapn_d2.reproduction.speed_accuracy import MEASURED, OTHERS, PAPER, SpeedTable, read_timings, speed_tables
 from fapn_d2.visualization.scatter import Series, draw_scatter
 
-# Red and blue as in the figure; ours stand out by their filling, too.
+# Red and blue as in the figure.
 LOOKS = {OTHERS: ("#b3423a", "s", False), PAPER: ("#1f63c4", "o", False), MEASURED: ("#1f63c4", "o", True)}
 
 
@@ -43,7 +44,7 @@ def _draw(table: SpeedTable, path: Path) -> None:
         known = [p for p in table.points if p.kind == kind and p.fps is not None and p.miou is not None]
         points = [(p.fps, p.miou, p.label) for p in known]
         series.append(Series(kind, points, color, marker, filled))
-    draw_scatter(series, path, title=table.title, note=table.about, x_label="frames a second", y_label="mIoU (%)")
+    draw_scatter(series, path, title=table.title, note=table.about, x_label="frames per second", y_label="mIoU (%)")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
   .venv/bin/python tools/predict.py --config-file configs/fapn/mask_rcnn_R_50_FaPN_1x.yaml --weights model_final.pth \\
       --input a.jpg "holiday/*.png" --score 0.7
 
-Images are read, resized and normalised as in the evaluation of the config; TEST.SEM_SEG holds too. A file that cannot
-be read is named and left out, and the exit code is then 2.
+Images are read, resized and normalised as in the evaluation of the config; TEST.SEM_SEG is used too. A file that cannot
+be read is named and left out. The exit code is then 2.
 """
 
 import argparse
@@ -24,8 +24,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--weights", default="", help="a checkpoint; default: MODEL.WEIGHTS of the config")
     top.add_argument("--input", nargs="+", required=True, help="image files, folders, patterns with *")
     top.add_argument("--output", type=Path, default=Path("output/predict"), help="folder for all results")
-    top.add_argument("--score", type=float, default=0.5, help="least score of objects that are kept and drawn")
-    top.add_argument("--batch", type=int, default=1, help="images of one size that the network gets together")
+    top.add_argument("--score", type=float, default=0.5, help="lowest score of objects that are kept and drawn")
+    top.add_argument("--batch", type=int, default=1, help="largest number of images of the same size per batch")
     top.add_argument("--no-pictures", action="store_true", help="write the results only")
     add_import_argument(top)
     top.add_argument("--debug", action="store_true", help="tracebacks for all errors")

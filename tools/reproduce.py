@@ -1,4 +1,4 @@
-"""The papers' tables, row by row: what there is, how to run a row, and the papers' numbers beside ours.
+"""The papers' tables, row by row: a list of the rows, a command for each row, and the papers' numbers beside ours.
 
 .venv/bin/python tools/reproduce.py list  # every table and row, built or not
 .venv/bin/python tools/reproduce.py show fapn.t3.faster_rcnn_r50_fapn  # its config, recipe, numbers and command
@@ -27,12 +27,12 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--debug", action="store_true", help="tracebacks for all errors")
     commands = top.add_subparsers(dest="command", required=True, metavar="list|show|run|report")
     listing = commands.add_parser("list", help="tables and rows, built or not")
-    listing.add_argument("paper", nargs="?", default="", help="only ids that start so: fapn, sfnet.t3")
+    listing.add_argument("paper", nargs="?", default="", help="beginning of the ids to list: fapn, sfnet.t3")
     show = commands.add_parser("show", help="one row: config, recipe, numbers, command")
     show.add_argument("row")
-    run = commands.add_parser("run", help="train and score a row; goes on where it was interrupted")
+    run = commands.add_parser("run", help="train and score a row; continues after an interruption")
     run.add_argument("row")
-    run.add_argument("--seeds", type=int, default=1, help="how many runs, with seeds 1, 2, ... (default: 1)")
+    run.add_argument("--seeds", type=int, default=1, help="number of runs, with seeds 1, 2, ... (default: 1)")
     run.add_argument("--shrink", type=float, default=1.0, help="factor on iterations, batch and sizes, for a trial")
     run.add_argument("--num-gpus", type=int, default=max(1, torch.cuda.device_count()), help="processes (default: all)")
     run.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="further changes; makes it a trial")

@@ -6,9 +6,9 @@
       --config-file output/run/config.yaml --predictions output/run/inference/coco_2017_val
   .venv/bin/python tools/submission.py check output/submission/detections_val2017_FaPN_results.zip
 
-`write` continues where it was interrupted, with any number of processes. `check` ends with "ready for the server" or a
-numbered list of what is wrong, where, and how to fix it. datasets/SUBMISSION.md lists servers and commands.
-exit codes: 0 done or ready, 2 to be fixed as the message says
+After an interruption, the same `write` command continues, with any number of processes. `check` prints a numbered list
+of faults, their places and fixes, or "ready for the server". datasets/SUBMISSION.md lists servers and commands.
+exit codes: 0 done or ready; 2 an error that the message tells how to fix
 """
 
 import argparse
@@ -33,8 +33,10 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = main.add_subparsers(dest="verb", required=True)
 
-    write = verbs.add_parser("write", help="predict, and make an archive")
-    write.add_argument("--task", required=True, choices=TASKS, help="what the server takes")
+    write = verbs.add_parser("write", help="predict and write an archive")
+    write.add_argument(
+        "--task", required=True, choices=TASKS, help="the task of the archive, which determines the server"
+    )
     write.add_argument("--split", default="val", help="val (default), test, test-dev or test-challenge")
     write.add_argument("--name", required=True, metavar="ALGORITHM", help="becomes part of the file names")
     write.add_argument("--config-file", default="", help="default: config.yaml of the run behind --predictions")
@@ -46,21 +48,23 @@ def parser() -> argparse.ArgumentParser:
     )
     write.add_argument("--dataset", default="", help="a registered data set of your own instead of the split's")
     write.add_argument("--output", type=Path, default=Path("output/submission"), help="folder; default %(default)s")
-    write.add_argument("--restart", action="store_true", help="remove predictions of an earlier start first")
+    write.add_argument("--restart", action="store_true", help="first remove the predictions of an earlier start")
     write.add_argument("--no-check", action="store_true", help="do not check the archive at the end")
-    write.add_argument("--allow-partial", action="store_true", help="predict although weights do not fit in full")
+    write.add_argument(
+        "--allow-partial", action="store_true", help="predict even if some weights are missing or do not fit"
+    )
     add_launch_arguments(write)
     write.add_argument("--debug", action="store_true", help="tracebacks for all errors")
     write.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys")
 
-    check = verbs.add_parser("check", help="what a server would refuse")
+    check = verbs.add_parser("check", help="find what a server would refuse")
     check.add_argument("archive", type=Path)
-    check.add_argument("--task", choices=TASKS, help="default: as the file beside the archive says")
-    check.add_argument("--split", help="default: as the file beside the archive says")
+    check.add_argument("--task", choices=TASKS, help="default: the task in the archive's manifest")
+    check.add_argument("--split", help="default: the split in the archive's manifest")
     check.add_argument(
         "--images",
         help='the split\'s images: a registered data set, a JSON file with "images", or a text file of names; default: '
-        "the split's data set, or the file beside the archive where that is not on this machine",
+        "the split's data set, or the list in the archive's manifest if the data set is not on this machine",
     )
     check.add_argument("--weights", type=Path, help="the archive must be newer than this checkpoint")
     check.add_argument("--debug", action="store_true", help="tracebacks for all errors")
@@ -73,7 +77,7 @@ def main() -> None:
         if args.verb == "check":
             raise SystemExit(0 if check(args) else EXIT_USER_ERROR)
         cfg = config_of(args)
-        if not under_torchrun():  # what is wrong is said once, before there are many processes to say it
+        if not under_torchrun():  # an error is printed once, before there are many processes that would print it
             prepare(cfg, request_of(args))
         launch_as_asked(write, args, use_cuda=cfg.MODEL.DEVICE.startswith("cuda") and args.predictions is None)
 
@@ -87,7 +91,7 @@ def config_of(args: argparse.Namespace):
 
 
 def request_of(args: argparse.Namespace) -> Request:
-    """What a command line asks for."""
+    """The archive that a command line requests."""
     return Request(
         *(task_named(args.task), args.split, args.name, args.output, args.dataset, args.predictions),
         restart=args.restart,
@@ -124,7 +128,7 @@ def check(args: argparse.Namespace) -> bool:
 
 
 def report(archive: Path, task: Task, split: str, images: ImageList | None, args: argparse.Namespace) -> bool:
-    """Print what the validator says; whether the archive is ready."""
+    """Print the validator's report; returns whether the archive is ready."""
     known = description(archive)
     images = images or images_of(task, split, known, archive)
     newer_than = None
@@ -164,7 +168,7 @@ def image_id(name: str) -> str:
 
 
 def images_of(task: Task, split: str, known: dict, archive: Path) -> ImageList:
-    """The split's data set if it is on this machine, else what the archive was written from."""
+    """The images of the split's data set if it is on this machine, else the list in the archive's manifest."""
     dataset = known.get("dataset") or task.split(split).dataset
     own = dataset != task.split(split).dataset
     try:

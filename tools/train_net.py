@@ -32,7 +32,7 @@ if __name__ == "__main__":
     with user_errors_as_messages(debug=args.debug):
         cfg = prepare_config(args)
         check_data_names(cfg, training=not args.eval_only)
-        if not under_torchrun():  # what is wrong is said once, before there are many processes to say it
+        if not under_torchrun():  # an error is printed once, before there are many processes that would print it
             check_datasets(cfg, cfg.DATASETS.TEST if args.eval_only else None)
         use_cuda = cfg.MODEL.DEVICE.startswith("cuda")
         launch_as_asked(main, args, use_cuda=use_cuda, timeout=cfg.DISTRIBUTED.TIMEOUT_EVAL)

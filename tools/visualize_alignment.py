@@ -1,6 +1,6 @@
-"""Draw what a trained pyramid does to images: feature maps before and after each alignment, where samples are moved to
-(FaPN's offsets, SFNet's flow) in colours and as arrows, and the predictions and errors of one or two networks beside
-each other. Writes PNGs and one HTML page.
+"""Draw the alignments of a trained pyramid: feature maps before and after each alignment, displacements of samples
+(FaPN's offsets, SFNet's flow) in colours and as arrows, and the predictions and errors of one or two networks side by
+side. Writes PNGs and one HTML page.
 
   .venv/bin/python tools/visualize_alignment.py --config-file output/demo/FaPN/config.yaml \\
       --weights output/demo/FaPN/model_final.pth \\
@@ -21,15 +21,15 @@ from fapn_d2.visualization.alignment_page import Network, choose_records, write_
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, help="of the network whose alignments are drawn")
+    parser.add_argument("--config-file", required=True, help="config of the network whose alignments are drawn")
     parser.add_argument("--weights", help="its checkpoint; default MODEL.WEIGHTS")
     parser.add_argument("--name", default="FaPN", help="its name in the pictures")
     parser.add_argument("--against", metavar="CONFIG", help="config of another network, shown beside it")
     parser.add_argument("--against-weights", help="checkpoint of the other network; default MODEL.WEIGHTS")
     parser.add_argument("--against-name", default="FPN", help="name of the other network")
     parser.add_argument("--image", nargs="+", default=[], help="files and folders; default: images of DATASETS.TEST")
-    parser.add_argument("--number", type=int, default=3, help="how many of DATASETS.TEST")
-    parser.add_argument("--score", type=float, default=0.5, help="least score of objects that are drawn")
+    parser.add_argument("--number", type=int, default=3, help="number of images of DATASETS.TEST")
+    parser.add_argument("--score", type=float, default=0.5, help="lowest score of objects that are drawn")
     parser.add_argument("--output", type=Path, default=Path("output/alignment"), help="folder for PNGs and index.html")
     add_import_argument(parser)
     parser.add_argument("--debug", action="store_true", help="tracebacks for all errors")

@@ -1,5 +1,5 @@
-"""AugFPN's Figure 4 from a trained detector: how much of each pyramid level Soft RoI Selection takes, in four charts by
-the level that FPN's rule would have chosen. Prints the numbers and writes the picture.
+"""AugFPN's Figure 4 from a trained detector: the mean weight of each pyramid level in Soft RoI Selection, in four
+charts by the level that FPN's rule would choose. Prints the numbers and writes the picture.
 
   .venv/bin/python tools/visualize_roi_selection.py --config-file configs/augfpn/faster_rcnn_R_50_AugFPN_1x.yaml \\
       --output output/figure_4.png MODEL.WEIGHTS output/model_final.pth
@@ -18,8 +18,8 @@ from fapn_d2.visualization.roi_selection import draw_selection, measure_selectio
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, help="of a detector with Soft RoI Selection")
-    parser.add_argument("--images", type=int, default=0, help="how many of DATASETS.TEST; default: all")
+    parser.add_argument("--config-file", required=True, help="config of a detector with Soft RoI Selection")
+    parser.add_argument("--images", type=int, default=0, help="number of images of DATASETS.TEST; default: all")
     parser.add_argument("--output", type=Path, default=Path("output/roi_selection.png"), help="picture to write")
     add_import_argument(parser)
     parser.add_argument("--debug", action="store_true", help="tracebacks for all errors")

@@ -26,7 +26,7 @@ class ShiftedWindowBlock(nn.Module):
     The padding, zeros below and on the right after the first norm, takes part in attention, as in the official code.
 
     Args:
-        block: of timm; its parts become this block's, under the same names.
+        block: a block of timm. Its parts become this block's, under the same names.
     """
 
     def __init__(self, block: nn.Module):
@@ -82,9 +82,9 @@ class SwinBackbone(TimmBackbone):
     """The Swin Transformer ``name`` of timm, which is computed as the official segmentation code computes it.
 
     Args:
-        name: of a timm model, "swin_large_patch4_window12_384".
-        drop_path_rate: of the last block; it grows linearly from 0 over all blocks.
-        freeze_at, in_channels: as :class:`TimmBackbone`.
+        name: the name of a timm model, such as "swin_large_patch4_window12_384".
+        drop_path_rate: the rate of the last block. It grows linearly from 0 over all blocks.
+        freeze_at, in_channels: the arguments of :class:`TimmBackbone`.
         **options: more arguments of timm's network, which replace what the name says.
 
     Parameters are named ``body.*`` as in timm, and ``norm0`` to ``norm3`` for the norms of the outputs.

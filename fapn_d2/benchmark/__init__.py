@@ -1,1 +1,1 @@
-"""Time and memory, always beside an alternative in the same run."""
+"""Time and memory, always compared with an alternative in the same run."""

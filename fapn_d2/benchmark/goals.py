@@ -16,12 +16,12 @@ class Goal:
     """A limit for a ratio of two alternatives of one comparison.
 
     Attributes:
-        what: what the ratio is, for the report.
+        what: the description of the ratio in the report.
         of: "time", "memory", or "frames": frames per second of the fastest alternative divided by the paper's.
-        limit: the greatest ratio, or the least one for ``at_least``.
+        limit: the largest allowed ratio, or the smallest one with ``at_least``.
         measured: the alternative in the numerator.
         against: the alternative in the denominator.
-        at_least: the limit is the least ratio.
+        at_least: whether the limit is the smallest allowed ratio.
     """
 
     what: str
@@ -102,7 +102,7 @@ def _networks(suite: str, dtype: str, batches: tuple, goal: Goal, **options) -> 
 def _frames(config: str, size: tuple[int, int], limit: float) -> Trial:
     options = {"images": (size,), "batches": (1,), "dtypes": ("bf16", "fp16"), "configs": ((str(CONFIGS / config),),)}
     fast = {"channels_last": True, "fold_norms": True, "compile": True, "cuda_graph": True, "passes": ("forward",)}
-    what = f"{config} at {size[0]}x{size[1]}: frames a second over the paper's"
+    what = f"{config} at {size[0]}x{size[1]}: frames per second over the paper's"
     return Trial("speed", options | fast, (Goal(what, "frames", limit, at_least=True),))
 
 

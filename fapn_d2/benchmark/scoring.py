@@ -1,6 +1,6 @@
 """Time of scoring, ours and the official implementation's, on generated predictions of real size.
 
-Each function makes its files, scores them in both ways, and returns by how much the numbers differ.
+Each function writes its files, scores them in both ways, and returns the difference of the numbers.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class Timing:
     """One measure, computed in both ways from the same files.
 
     Attributes:
-        measure: what is computed.
+        measure: the name of the scores.
         reference: the other implementation, always in one process, as it is designed.
         seconds_per_image: our wall time with ``processes`` processes.
         reference_seconds_per_image: wall time of the other implementation.
@@ -155,7 +155,7 @@ def coco(folder: Path, *, images: int, processes: int = 1) -> Timing:
 
 
 def proposals(folder: Path, *, images: int, processes: int, per_image: int = 1000) -> Timing:
-    """AR of box proposals at 100 and 1000, for all objects and by size, beside Detectron2's eight passes."""
+    """AR of box proposals at 100 and 1000, for all objects and by size, compared with Detectron2's eight passes."""
     annotations, _ = coco_boxes(images)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "boxes.json"

@@ -63,7 +63,7 @@ def find_points(
     points to the other processes.
 
     Args:
-        records: in Detectron2's format, with "sem_seg_file_name".
+        records: the records in Detectron2's format, with "sem_seg_file_name".
         tile: see :func:`points_of`.
         folder: folder of the file with the points.
         num_workers: number of processes that read labels; 0 reads them in this process.

@@ -13,8 +13,8 @@ class PadToSize(T.Augmentation):
 
     Args:
         size: (H, W) in pixels.
-        image_value: colour of the padding, one number per channel in the order of INPUT.FORMAT.
-        label_value: class number of the padding.
+        image_value: the colour of the padding, one number per channel in the order of INPUT.FORMAT.
+        label_value: the class number of the padding.
     """
 
     def __init__(self, size: tuple[int, int], *, image_value: Sequence[float], label_value: int):
@@ -112,9 +112,9 @@ class ResizedCropTransform(Transform):
     """The transform of `ResizedCrop` for one image: resize, pad and crop, in one step for uint8 images.
 
     Args:
-        resize: resizing of the whole image.
-        pad: padding of the resized image, or ``NoOpTransform``.
-        crop: crop of the padded image.
+        resize: the resizing of the whole image.
+        pad: the padding of the resized image, or ``NoOpTransform``.
+        crop: the crop of the padded image.
     """
 
     def __init__(self, resize: T.ResizeTransform, pad: Transform, crop: CropTransform):
@@ -196,10 +196,10 @@ class RandomCropAroundPoint(T.Augmentation):
     """A random crop that contains the point of its input, if the input has one.
 
     Args:
-        kind, size: those of Detectron2's ``RandomCrop``.
-        centred: put the point in the middle of the crop, as far as the image allows, instead of anywhere in it.
-        max_area: largest fraction of the labelled pixels in a crop that one class may cover; ten crops are tried.
-        ignore_value: value of pixels that are not labelled.
+        kind, size: the arguments of Detectron2's ``RandomCrop``.
+        centred: whether the point is in the middle of the crop, as far as the image allows, or anywhere in it.
+        max_area: the largest fraction of the labelled pixels in a crop that one class may cover; ten crops are tried.
+        ignore_value: the value of pixels that are not labelled.
     """
 
     input_args = ("image", "sem_seg", "class_point")
@@ -238,8 +238,8 @@ class PointInput(T.AugInput):
     """Detectron2's input of augmentations, with a point that is transformed together with the image.
 
     Args:
-        image, sem_seg: those of ``AugInput``.
-        class_point: (row, column) of a pixel, or None.
+        image, sem_seg: the arguments of ``AugInput``.
+        class_point: the (row, column) of a pixel, or None.
     """
 
     def __init__(self, image: np.ndarray, *, sem_seg: np.ndarray | None = None, class_point: tuple | None = None):

@@ -1,9 +1,10 @@
-"""Box proposals that were computed before: compact files that processes share, and Detectron2's own files.
+"""Box proposals that were computed earlier: compact files that processes share, and Detectron2's own files.
 
-A proposal folder holds ``header.json`` (data set, checkpoint, hash of the config, number of images and of proposals),
-``ids.json`` (image ids in order), ``offsets.npy`` (where each image's proposals begin), ``boxes.npy`` (x0, y0, x1, y1
-in pixels of the original image) and ``logits.npy``. The arrays are mapped into memory: processes share them, and an
-image costs the pages that it touches. Nothing is pickled. Each image's proposals are sorted, the best first.
+A proposal folder contains ``header.json`` (data set, checkpoint, hash of the config, numbers of images and proposals),
+``ids.json`` (image ids in order), ``offsets.npy`` (the start of each image's proposals), ``boxes.npy`` (x0, y0, x1, y1
+in pixels of the original image) and ``logits.npy``. The arrays are mapped into memory, so processes share them, and
+only the proposals of the requested images are read. Nothing is pickled. The proposals of an image are sorted, best
+first.
 """
 
 import json
@@ -33,14 +34,14 @@ class ProposalFile:
     """Proposals of the images of a data set.
 
     Args:
-        path: a proposal folder, or a ``.pkl`` file of Detectron2, which is held in memory as a whole.
+        path: a proposal folder, or a ``.pkl`` file of Detectron2, which is read into memory completely.
 
     Attributes:
-        header: what the proposals are of; empty for a ``.pkl`` file.
+        header: the origin of the proposals; empty for a ``.pkl`` file.
 
     Raises:
         FileNotFoundError: there is no such folder or file.
-        ValueError: it is damaged or not complete, or the ``.pkl`` file holds objects that are not data.
+        ValueError: it is damaged or not complete, or the ``.pkl`` file contains objects that are not data.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -108,21 +109,21 @@ class ProposalFile:
 
     @property
     def mode(self) -> BoxMode:
-        """How the four numbers of a box are meant."""
+        """The meaning of the four numbers of a box."""
         return self._mode
 
 
 def write_proposals(
     path: str | os.PathLike, header: dict, images: Sequence[int | str], found: Iterator[tuple[np.ndarray, np.ndarray]]
 ) -> None:
-    """Write a proposal folder; readers see all of it or nothing.
+    """Write a proposal folder. Readers see the complete folder or none.
 
     Args:
-        path: the folder; is replaced.
-        header: "dataset", "checkpoint", "config" and what else is to be known.
-        images: ids, in the order of ``found``.
-        found: boxes (N, 4) in pixels of the original image and logits (N,) of each image, in any order. They are read
-            one by one.
+        path: the folder; an existing one is replaced.
+        header: the entries "dataset", "checkpoint" and "config", and any others.
+        images: the image ids, in the order of ``found``.
+        found: for each image its boxes (N, 4) in pixels of the original image and its logits (N,), in any order. The
+            images are read one by one.
     """
     path, offsets = Path(path), [0]
     beside = path.with_name(f"{path.name}.tmp")
@@ -148,7 +149,7 @@ def write_proposals(
 
 
 def _with_header(raw: Path, target: Path, shape: tuple[int, ...]) -> None:
-    """A NumPy file of float32 from its bytes."""
+    """Write a NumPy file of float32 from the bytes of its values."""
     with open(raw, "rb") as source, open(target, "wb") as file:
         description = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, description)
@@ -157,11 +158,11 @@ def _with_header(raw: Path, target: Path, shape: tuple[int, ...]) -> None:
 
 
 class RecordsWithProposals(Dataset):
-    """Records of a data set; each gets its proposals when it is asked for, so that no process holds them all.
+    """Records of a data set. A record gets its proposals when it is requested, so no process has all of them in memory.
 
     Args:
-        records: with "image_id".
-        files: the file of each record.
+        records: the records, each with "image_id".
+        files: the proposal file of each record.
     """
 
     def __init__(self, records: Sequence[dict], files: Sequence[ProposalFile]):

@@ -62,7 +62,7 @@ def check_labels(labels: np.ndarray, *, num_classes: int, ignore_value: int, pat
         labels: (H, W) whole numbers.
         num_classes: 0..num_classes-1 are allowed.
         ignore_value: also allowed.
-        path: for the message.
+        path: the path that the message names.
 
     Raises:
         ValueError: names the file, the values found and the values allowed.

@@ -26,7 +26,7 @@ class RegionDatasetMapper(PyramidDatasetMapper):
             for Panoptic FPN.
         num_things: classes of objects.
         size_divisibility: images and labels are padded below and on the right to a multiple of it; below 1: not.
-        **kwargs: those of ``PyramidDatasetMapper``.
+        **kwargs: the arguments of ``PyramidDatasetMapper``.
 
     Raises:
         ValueError: an unknown kind of regions, or panoptic regions without masks of objects.

@@ -18,7 +18,7 @@ from ..visualization.paint import enlarge, frame, most_different_window, paint_s
 from ..visualization.segments import Segments, from_labels
 from ..visualization.sheet import Picture
 from ..visualization.view import View, alignment_row, look
-from .twins import BETTER, HEADER, SCORES, Twin, score_of, threads
+from .networks import BETTER, HEADER, SCORES, DemoNetwork, score_of, threads
 
 SCALE = 3  #: screen pixels per image pixel in pictures of whole images
 SEEN_SCALE = 2  #: the same for images as the networks see them
@@ -67,56 +67,56 @@ def class_maps(*all_found: Segments) -> list[np.ndarray]:
     return maps
 
 
-def collect(twins: Sequence[Twin], *, limit: int) -> list[Sample]:
+def collect(networks: Sequence[DemoNetwork], *, limit: int) -> list[Sample]:
     """The first ``limit`` images of the test set as all networks see them."""
-    dataset = twins[0].cfg.DATASETS.TEST[0]
+    dataset = networks[0].cfg.DATASETS.TEST[0]
     records = DatasetCatalog.get(dataset)
-    loaders = [Trainer.build_test_loader(t.cfg, dataset) for t in twins]
+    loaders = [Trainer.build_test_loader(t.cfg, dataset) for t in networks]
     samples = []
     for record, *batches in itertools.islice(zip(records, *loaders), limit):
         views = [
             look(t.model, batch[0], dataset=dataset, image_format=t.cfg.INPUT.FORMAT)
-            for t, batch in zip(twins, batches)
+            for t, batch in zip(networks, batches)
         ]
         image = np.asarray(Image.open(record["file_name"]).convert("RGB"))
         samples.append(Sample(image, from_labels(record, dataset), views))
     return samples
 
 
-def write_report(twins: Sequence[Twin], path: str | Path, *, seconds: float, command: str) -> Path:
+def write_report(networks: Sequence[DemoNetwork], path: str | Path, *, seconds: float, command: str) -> Path:
     """Write the page.
 
     Args:
-        twins: of ``run_demo``; the last one aligns.
-        path: of the HTML file.
-        seconds: time that the demo has taken so far.
-        command: the command that made the page, which quotes it.
+        networks: the networks of ``run_demo``; the last one aligns.
+        path: the HTML file to write.
+        seconds: the time since the start of the demo.
+        command: the command that made the page, which the page shows.
     """
-    samples = collect(twins, limit=40)
-    base, ours = twins[0], twins[-1]
+    samples = collect(networks, limit=40)
+    base, ours = networks[0], networks[-1]
     page = Page(
         f"{ours.name} and {base.name}, trained alike",
         f"Panoptic networks with {ours.name} and {base.name}, trained from scratch for "
         f"{base.cfg.SOLVER.MAX_ITER} iterations on generated shapes. "
         "Seed, data, schedule and heads are the same. Only the neck differs.",
     )
-    page.section("Scores", score_text(twins))
-    page.table(HEADER, [t.row() for t in twins], best=BETTER)
+    page.section("Scores", score_text(networks))
+    page.table(HEADER, [t.row() for t in networks], best=BETTER)
     page.text(
         "One seed and a minute or two do *not* rank the two methods: another seed can turn the order around. "
         "To rank them, run the full schedules on COCO and Cityscapes, whose configs are in `configs/fapn`."
     )
-    _predictions(page, twins, samples)
-    _differences(page, twins, samples)
+    _predictions(page, networks, samples)
+    _differences(page, networks, samples)
     _alignment(page, ours, samples)
-    _losses(page, twins)
-    _how(page, twins, seconds=seconds, command=command)
+    _losses(page, networks)
+    _how(page, networks, seconds=seconds, command=command)
     return page.write(path)
 
 
-def score_text(twins: Sequence[Twin]) -> str:
-    """Who is ahead in which score, and by how much, in two sentences."""
-    base, ours = twins[0], twins[-1]
+def score_text(networks: Sequence[DemoNetwork]) -> str:
+    """Two sentences on the differences of the scores."""
+    base, ours = networks[0], networks[-1]
     gains = {}
     for name in SCORES:
         gains[name] = round(score_of(ours.results, name), 1) - round(score_of(base.results, name), 1)
@@ -133,7 +133,7 @@ def score_text(twins: Sequence[Twin]) -> str:
     )
 
 
-def _predictions(page: Page, twins: Sequence[Twin], samples: Sequence[Sample], *, number: int = 6) -> None:
+def _predictions(page: Page, networks: Sequence[DemoNetwork], samples: Sequence[Sample], *, number: int = 6) -> None:
     page.section(
         "Predictions and ground truth",
         f"The first {min(number, len(samples))} test images. Each object has an outline and a tone of its class's "
@@ -142,7 +142,7 @@ def _predictions(page: Page, twins: Sequence[Twin], samples: Sequence[Sample], *
     page.legend(legend_of(samples))
     rows = []
     for sample in samples[:number]:
-        row = [Picture(paint_segments(sample.image, f, scale=SCALE), t.name) for t, f in zip(twins, sample.found)]
+        row = [Picture(paint_segments(sample.image, f, scale=SCALE), t.name) for t, f in zip(networks, sample.found)]
         row.append(Picture(paint_segments(sample.image, sample.truth, scale=SCALE), "ground truth"))
         rows.append([*row, Picture(enlarge(sample.image, SCALE), "image")])
     page.pictures(rows, columns=4)
@@ -155,7 +155,7 @@ def legend_of(samples: Sequence[Sample]) -> list[tuple[str, str]]:
     return [(s.name, to_hex(s.class_color)) for s in ordered]
 
 
-def _differences(page: Page, twins: Sequence[Twin], samples: Sequence[Sample], *, number: int = 4) -> None:
+def _differences(page: Page, networks: Sequence[DemoNetwork], samples: Sequence[Sample], *, number: int = 4) -> None:
     page.section(
         "Where they differ most",
         f"The {WINDOW[1]} x {WINDOW[0]} pixels in which the two networks' classes differ most, in the {number} of "
@@ -165,7 +165,7 @@ def _differences(page: Page, twins: Sequence[Twin], samples: Sequence[Sample], *
     rows = []
     for sample in ranked:
         box = sample.difference()[1]
-        row = [Picture(_cut(sample.image, f, box), t.name) for t, f in zip(twins, sample.found)]
+        row = [Picture(_cut(sample.image, f, box), t.name) for t, f in zip(networks, sample.found)]
         row.append(Picture(_cut(sample.image, sample.truth, box), "ground truth"))
         place = frame(enlarge(sample.image, SCALE), tuple(SCALE * v for v in box))
         rows.append([*row, Picture(place, "where in the image")])
@@ -178,10 +178,10 @@ def _cut(image: np.ndarray, found: Segments, box: tuple[int, int, int, int]) -> 
     return paint_segments(image[y0:y1, x0:x1], part, scale=ZOOM, strength=0.5)
 
 
-def _alignment(page: Page, twin: Twin, samples: Sequence[Sample], *, number: int = 3) -> None:
+def _alignment(page: Page, network: DemoNetwork, samples: Sequence[Sample], *, number: int = 3) -> None:
     last = samples[0].views[-1].alignments[-1]
     page.section(
-        f"Features before and after alignment ({twin.name})",
+        f"Features before and after alignment ({network.name})",
         f"Figure 6 of the paper for the last alignment, {last.title}: the upsampled map that goes in, and the aligned "
         f"map that comes out, both as the {REDUCTION} on one colour scale. Offsets are where the deformable "
         "convolution takes its samples from: a mean over taps and groups, weighted by their strength. They are drawn "
@@ -200,25 +200,25 @@ def _alignment(page: Page, twin: Twin, samples: Sequence[Sample], *, number: int
     page.pictures([alignment_row(r, view.seen, scale=SEEN_SCALE) for r in view.alignments], columns=4)
 
 
-def _losses(page: Page, twins: Sequence[Twin]) -> None:
+def _losses(page: Page, networks: Sequence[DemoNetwork]) -> None:
     page.section("Loss curves", "Training losses. Each value is the median of the last 20 iterations.")
-    page.legend([(t.name, f"var(--{color})") for t, color in zip(twins, ("first", "second"))])
+    page.legend([(t.name, f"var(--{color})") for t, color in zip(networks, ("first", "second"))])
     charts = []
     for key, title in LOSS_TITLES.items():
-        lines = {t.name: t.losses[key] for t in twins if t.losses.get(key)}
+        lines = {t.name: t.losses[key] for t in networks if t.losses.get(key)}
         if lines:
             charts.append((title, line_chart(lines, title=title, x_label="iteration")))
     page.charts(charts)
 
 
-def _how(page: Page, twins: Sequence[Twin], *, seconds: float, command: str) -> None:
-    record, cfg = twins[0].record, twins[0].cfg
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+def _how(page: Page, networks: Sequence[DemoNetwork], *, seconds: float, command: str) -> None:
+    record, cfg = networks[0].record, networks[0].cfg
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version)
     page.section("How this page was made")
     page.facts(
         [
             ("command", f"`{command}`"),
-            ("time", f"{seconds:.0f} s: " + ", ".join(f"{t.seconds:.0f} s for {t.name}" for t in twins)),
+            ("time", f"{seconds:.0f} s: " + ", ".join(f"{t.seconds:.0f} s for {t.name}" for t in networks)),
             ("device", f"{cfg.MODEL.DEVICE}, {record['device']}, {threads()} threads"),
             ("data", f"`{cfg.DATASETS.TRAIN[0]}`, scored on `{cfg.DATASETS.TEST[0]}`, both generated"),
             (
@@ -226,7 +226,7 @@ def _how(page: Page, twins: Sequence[Twin], *, seconds: float, command: str) -> 
                 f"{cfg.SOLVER.MAX_ITER} iterations of {cfg.SOLVER.IMS_PER_BATCH} images, {cfg.SOLVER.OPTIMIZER}, "
                 f"learning rate {cfg.SOLVER.BASE_LR:g}, seed {cfg.SEED}",
             ),
-            ("configs", ", ".join(f"`configs/{t.record['config_file']}`" for t in twins)),
+            ("configs", ", ".join(f"`configs/{t.record['config_file']}`" for t in networks)),
             ("versions", versions),
             ("commit", record["commit"]),
             ("ms per image", "median over test images, one at a time, the two networks taking turns"),

@@ -212,7 +212,7 @@ def launch_as_asked(main: Callable, args: argparse.Namespace, *, use_cuda: bool,
 
     Args:
         main: see :func:`launch`.
-        args: with the options of :func:`add_launch_arguments`.
+        args: the arguments with the options of :func:`add_launch_arguments`.
         use_cuda, timeout: see :func:`launch`.
     """
     return launch(

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import detectron2
+import numpy as np
 import torch
 import torchvision
 from detectron2.config import CfgNode
@@ -30,13 +31,7 @@ def describe_run(cfg: CfgNode, config_file: str) -> dict:
         "processes": comm.get_world_size(),
         "device": device_name(torch.device(cfg.MODEL.DEVICE)),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "versions": {
-            "fapn_d2": __version__,
-            "detectron2": detectron2.__version__,
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
     }
 
 
@@ -51,9 +46,6 @@ def git_commit() -> str:
     return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
 
 
-PACKAGES = ("torch", "torchvision", "triton", "numpy")
-
-
 def describe_machine(device: torch.device) -> dict[str, object]:
     """The device, the versions, the number of threads and the command: the facts that two tables must share."""
     return {
@@ -64,7 +56,23 @@ def describe_machine(device: torch.device) -> dict[str, object]:
         "python": platform.python_version(),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "tf32": torch.backends.cuda.matmul.allow_tf32 if device.type == "cuda" else None,
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Version by name: this package, Python, and the packages whose version may change results or speed.
+
+    None: the package is not installed.
+    """
+    return {
+        "fapn_d2": __version__,
+        "detectron2": detectron2.__version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "triton": _version("triton"),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
     }
 
 

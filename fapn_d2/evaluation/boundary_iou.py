@@ -29,7 +29,7 @@ def boundary_rings(labels: np.ndarray, widths: Sequence[int] = PAPER_WIDTHS) -> 
     """The narrowest boundary band of each pixel.
 
     Args:
-        labels: H,W integers, void included, all in 0..65535.
+        labels: the labels (H,W), integers from 0 to 65535, void included.
         widths: widths of the bands in pixels, ascending.
 
     Returns:
@@ -80,8 +80,8 @@ class BoundaryConfusion:
         """Count one image.
 
         Args:
-            prediction: H,W integers, 0..C-1.
-            ground_truth: H,W integers, 0..C-1 or ``ignore_label``.
+            prediction: the predicted classes (H,W), integers 0..C-1.
+            ground_truth: the true classes (H,W), integers 0..C-1 or ``ignore_label``.
 
         Raises:
             ValueError: the shapes differ, or a label is out of range.

@@ -115,7 +115,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
     Args:
         cfg: TEST is read.
         dataset_name: a registered data set.
-        output_folder: for predictions and tables.
+        output_folder: the folder for predictions and tables.
 
     Returns:
         An evaluator whose result has a task a key: "bbox", "segm", "sem_seg", "panoptic_seg". Tasks of which the
@@ -151,9 +151,9 @@ class EvaluatorPerOutput(DatasetEvaluator):
 
     Args:
         evaluators: name in the network's output -> evaluator.
-        name: of the data set, for messages.
+        name: the name of the data set, for messages.
         folder: where the evaluators keep predictions; says there when they are complete.
-        origin: what the predictions are of; see :mod:`.submission.kept`.
+        origin: the origin of the predictions; see :mod:`.submission.kept`.
     """
 
     def __init__(

@@ -63,7 +63,7 @@ class PanopticEvaluator(DatasetEvaluator):
         """Count a batch.
 
         Args:
-            inputs: with "image_id" and "file_name".
+            inputs: the records, with "image_id" and "file_name".
             outputs: with "panoptic_seg": (H, W) ids and segments with "id", "category_id" and "isthing", contiguous
                 category ids; without "isthing" they are the data set's; or, instead of segments, None, and the ids are
                 ``category * label_divisor + number``, -1 for void.
@@ -124,7 +124,7 @@ def in_dataset_ids(ids: torch.Tensor, segments: list[dict] | None, metadata: Met
         ids: H,W segment ids, 0 for void; without ``segments`` ``category * label_divisor + number``, -1 for void.
         segments: with "id", "category_id" and "isthing", contiguous category ids; without "isthing" they are the data
             set's; or None.
-        metadata: of the data set.
+        metadata: the metadata of the data set.
 
     Returns:
         H,W int64 ids of segments, 0 for void, and ``{"id", "category_id"}`` of each.

@@ -26,7 +26,7 @@ class PanopticCounts:
     """Sums of IoU and numbers of true positives, false positives and false negatives, for each category.
 
     Args:
-        categories: with "id" and "isthing", as in COCO's panoptic annotations.
+        categories: the categories, with "id" and "isthing", as in COCO's panoptic annotations.
     """
 
     def __init__(self, categories: Sequence[dict]):
@@ -48,10 +48,10 @@ class PanopticCounts:
         """Count one image.
 
         Args:
-            truth: H,W ids of segments, 0 for void.
-            truth_segments: with "id", "category_id", "area" and "iscrowd".
-            prediction: H,W ids of segments, 0 for void.
-            prediction_segments: with "id" and "category_id".
+            truth: the segment ids (H,W) of the ground truth, 0 for void.
+            truth_segments: the true segments, with "id", "category_id", "area" and "iscrowd".
+            prediction: the segment ids (H,W) of the prediction, 0 for void.
+            prediction_segments: the predicted segments, with "id" and "category_id".
 
         Raises:
             ValueError: the sizes differ, a predicted id is in the image but not listed (or the reverse), or a category

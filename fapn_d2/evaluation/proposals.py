@@ -114,9 +114,9 @@ def match(proposals: Instances, boxes: torch.Tensor, areas: torch.Tensor) -> dic
     """The IoU of each object with the proposal that it is matched to, for each score.
 
     Args:
-        proposals: with ``proposal_boxes`` and ``objectness_logits``, N proposals in any order.
-        boxes: of the objects, (G, 4), x0, y0, x1, y1 in pixels.
-        areas: of the objects' masks, (G,).
+        proposals: ``Instances`` with ``proposal_boxes`` and ``objectness_logits``, N proposals in any order.
+        boxes: the boxes (G, 4) of the objects, x0, y0, x1, y1 in pixels.
+        areas: the areas (G,) of the objects' masks.
 
     Returns:
         Name of the score -> float32 IoUs of the objects that have the size, in any order; 0 where nothing is matched.

@@ -36,7 +36,7 @@ def confusion_matrix(prediction: torch.Tensor, truth: torch.Tensor, num_classes:
     Args:
         prediction: (H, W) integers in [0, K).
         truth: (H, W) integers in [0, K]; pixels with K are not labelled and not counted.
-        num_classes: K.
+        num_classes: the number of classes K.
 
     Returns:
         (K, K) int64 on the CPU; entry [p, t] is the number of pixels predicted p and labelled t.
@@ -132,8 +132,8 @@ class SemSegEvaluator(DatasetEvaluator):
         """Count a batch.
 
         Args:
-            inputs: with "file_name".
-            outputs: with "sem_seg", (K, H, W) scores of any sign and scale.
+            inputs: the records, with "file_name".
+            outputs: the outputs, with "sem_seg", (K, H, W) scores of any sign and scale.
 
         Raises:
             ValueError: a label cannot be read, has another size than the prediction, or classes that do not exist; the

@@ -84,7 +84,7 @@ def export_onnx(
         static: fix H, W and N = 1, for networks or runtimes that need it.
         opset: version of ONNX's operators.
         labels: add a second output ``labels`` (N,H,W) int64, the class with the highest logit.
-        uint8: make the type of the image uint8 instead of float32.
+        uint8: whether the type of the image is uint8 instead of float32.
         grid_sample: write deformable convolutions without DeformConv, for runtimes that lack it.
 
     Raises:
@@ -177,7 +177,7 @@ def _describe(path: Path, cfg: CfgNode, *, opset: int, labels: bool, uint8: bool
     model = onnx.load(path)
     written = next(entry.version for entry in model.opset_import if not entry.domain)
     if written != opset:  # the converter returns a file unchanged if it cannot convert it
-        raise ValueError(f"{path} is of opset {written}: PyTorch could not write this network as opset {opset}")
+        raise ValueError(f"{path} has opset {written}: PyTorch could not write this network as opset {opset}")
     model.producer_name, model.producer_version = "fapn_d2", __version__
     names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("stuff_classes") if cfg.DATASETS.TEST else None
     facts = {

@@ -17,7 +17,7 @@ class SizedHead(nn.Module):
 
         Args:
             features: maps by name.
-            targets: (N,H,W), labels of the padded images; in training.
+            targets: the labels (N,H,W) of the padded images, in training.
             size: (H,W) of the images as they entered the backbone; None: the finest level's size times its stride.
 
         Returns:

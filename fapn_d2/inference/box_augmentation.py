@@ -46,5 +46,5 @@ def augmented(cfg: CfgNode, model: nn.Module) -> nn.Module:
 
 
 def _is_mask_former(kind: type) -> bool:
-    """Whether it is a MaskFormer that gives nothing but semantic scores."""
+    """Whether ``kind`` is a MaskFormer that returns only semantic scores."""
     return issubclass(kind, MaskFormer) and not issubclass(kind, PanopticMaskFormer)

@@ -83,7 +83,7 @@ class Predictor:
 
     @torch.no_grad()
     def predict(self, samples: Sequence[dict]) -> list[dict]:
-        """One forward pass for several results of :meth:`sample`; outputs as those of :meth:`__call__`."""
+        """One forward pass for several results of :meth:`sample`. The outputs are those of :meth:`__call__`."""
         return [_on_cpu(output) for output in self.model(list(samples))]
 
 
@@ -104,24 +104,24 @@ def find_config(config_file: str, weights: str) -> str:
 
 
 def find_images(inputs: Iterable[str | Path]) -> list[Path]:
-    """Image files of a list of files, folders and patterns with ``*``; each once, sorted within a folder.
+    """The image files in a list of files, folders and patterns with ``*``. Each is listed once, sorted within a folder.
 
     Raises:
-        FileNotFoundError: something does not exist, a pattern fits nothing, or a folder holds no images.
+        FileNotFoundError: a file does not exist, a pattern matches nothing, or a folder contains no images.
     """
     found: dict[Path, None] = {}
     for given in map(Path, inputs):
         if given.is_dir():
             files = sorted(p for p in given.iterdir() if p.suffix.lower() in IMAGE_ENDINGS and p.is_file())
             if not files:
-                raise FileNotFoundError(f"folder {given} holds no images; known endings: {', '.join(IMAGE_ENDINGS)}")
+                raise FileNotFoundError(f"folder {given} contains no images; known endings: {', '.join(IMAGE_ENDINGS)}")
         elif given.is_file():
             files = [given]
         elif set("*?[") & set(str(given)):
             anchor = Path(given.anchor) if given.is_absolute() else Path()
             files = sorted(p for p in anchor.glob(str(given.relative_to(given.anchor))) if p.is_file())
             if not files:
-                raise FileNotFoundError(f"no file fits the pattern {given}")
+                raise FileNotFoundError(f"no file matches the pattern {given}")
         else:
             raise FileNotFoundError(f"image {given} does not exist")
         found.update(dict.fromkeys(files))
@@ -129,7 +129,7 @@ def find_images(inputs: Iterable[str | Path]) -> list[Path]:
 
 
 def batches_of_one_shape(samples: Iterable[dict], size: int) -> Iterator[list[dict]]:
-    """Consecutive samples whose images have one shape, at most ``size`` in a batch: no image is padded for another."""
+    """Batches of at most ``size`` consecutive samples with images of the same shape, so no image is padded."""
     batch: list[dict] = []
     for sample in samples:
         if batch and (len(batch) == size or batch[0]["image"].shape != sample["image"].shape):

@@ -1,4 +1,4 @@
-"""From a trained region proposal network to a folder of proposals for a data set."""
+"""Writing the proposals of a trained region proposal network for a data set to a folder."""
 
 import logging
 import shutil
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class ProposalWriter(Writer):
-    """Turns proposals into parts: boxes in pixels of the original image and logits, as bytes of float32."""
+    """Turns proposals into parts: boxes in pixels of the original image, and logits, both as bytes of float32."""
 
     output = "proposals"
     writes_files = True
@@ -47,24 +47,24 @@ def extract_proposals(
     restart: bool = False,
     allow_partial: bool = False,
 ) -> ProposalFile | None:
-    """Write the proposals of a network for the images of a data set; to be called in every process.
+    """Write the proposals of a network for the images of a data set. Every process must call this.
 
-    What was predicted before an interruption is kept in ``<output>.parts`` and not predicted again.
+    Predictions from before an interruption are in ``<output>.parts`` and are not repeated.
 
     Args:
         cfg: the config of a ProposalNetwork from ``load_config``, with MODEL.WEIGHTS.
         dataset: a registered data set.
-        output: the folder, on a disk that all processes share.
-        per_image: most proposals per image.
-        restart: remove what an earlier start left, and a folder that is complete.
-        allow_partial: go on although weights are missing or do not fit.
+        output: the folder to write, on a disk that all processes share.
+        per_image: the largest number of proposals per image.
+        restart: whether to remove the predictions of an earlier start, and an existing complete folder.
+        allow_partial: whether to continue if weights are missing or do not fit.
 
     Returns:
         The proposals, in the main process; None in the others.
 
     Raises:
-        ValueError, FileNotFoundError: data set or weights cannot be used; the network does not give proposals;
-            ``output`` holds the proposals of another data set, checkpoint or config.
+        ValueError, FileNotFoundError: the data set or the weights cannot be used, the network does not return
+            proposals, or ``output`` has the proposals of another data set, checkpoint or config.
     """
     if per_image < 1:
         raise ValueError(f"the number of proposals per image must be at least 1, got {per_image}")
@@ -109,7 +109,7 @@ def extract_proposals(
 
 
 def parts_of(output: Path) -> Path:
-    """Folder of what is predicted already."""
+    """The folder of the predictions so far."""
     return output.with_name(f"{output.name}.parts")
 
 

@@ -29,19 +29,20 @@ class RealTimeSegmentor(nn.Module):
     The network is copied, so ``model`` does not change. The first call takes long, because it compiles and records.
 
     Args:
-        model: a ``SemanticSegmentor`` or ``WholeImageSegmentor`` on the device it is to run on.
-        size: (H, W) in pixels.
-        batch: N.
+        model: a ``SemanticSegmentor`` or ``WholeImageSegmentor`` on the device where it will run.
+        size: the (H, W) of all images in pixels.
+        batch: the number of images N.
         output: "labels" or "logits".
-        dtype: type of autocast; float32 means no autocast. Weights of convolutions are rounded once, not at every call.
-        channels_last: use this memory layout for weights and maps.
-        compile: compile with ``torch.compile``, for this size alone.
-        cuda_graph: replay all kernels as one launch. The next call overwrites the results: copy those that you keep.
-        fold: fold batch normalisations into convolutions; see ``fold_norms``.
+        dtype: the type of autocast; float32 means no autocast. Weights of convolutions are rounded once, not per call.
+        channels_last: whether weights and maps have this memory layout.
+        compile: whether to compile with ``torch.compile``, for this size alone.
+        cuda_graph: whether to replay all kernels as one launch. The next call overwrites the results: copy those that
+            you keep.
+        fold: whether to fold batch normalisations into convolutions; see ``fold_norms``.
 
     Raises:
-        ValueError: a model that is not a semantic network, an unknown output or dtype, a CUDA graph or float16 without
-            CUDA, or ``compile`` without a compiler.
+        ValueError: the model is not a semantic network, the output or dtype is unknown, a CUDA graph or float16 is
+            requested without CUDA, or ``compile`` without a compiler.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class RealTimeSegmentor(nn.Module):
             Labels (N,H,W), uint8 for up to 256 classes, else int16; or logits (N,K,H,W). On the network's device.
 
         Raises:
-            ValueError: images of another shape.
+            ValueError: the images have another shape.
         """
         if tuple(images.shape) != self.shape:
             raise ValueError(f"this RealTimeSegmentor is for images {self.shape}, got {tuple(images.shape)}")
@@ -138,7 +139,7 @@ def graphed(function: Callable, *example: Any) -> Callable:
     static = pytree.tree_map(torch.clone, example)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    # What libraries set up at their first use must not be recorded, so run the function on another stream before.
+    # The setup of libraries at their first use must not be recorded, so the function first runs on another stream.
     with torch.no_grad(), torch.cuda.stream(stream):
         for _ in range(3):
             function(*static)

@@ -23,7 +23,7 @@ class ResultFiles:
     Args:
         folder: the folder to write to; created if it does not exist.
         dataset: a name in Detectron2's ``MetadataCatalog``; "" where class names are unknown.
-        least_score: objects below it are left out.
+        least_score: the score below which objects are left out.
     """
 
     def __init__(self, folder: str | Path, *, dataset: str = "", least_score: float = 0.0):
@@ -39,9 +39,9 @@ class ResultFiles:
         """Write the PNGs of one image and keep the rest for ``predictions.json``.
 
         Args:
-            name: stem of the files to write.
-            file_name: the image.
-            output: of ``Predictor``.
+            name: the stem of the files to write.
+            file_name: the path of the image.
+            output: the output of ``Predictor`` for the image.
 
         Returns:
             The image's entry in ``predictions.json``.

@@ -117,7 +117,7 @@ class SemanticInference(nn.Module):
         return mean
 
     def _padded(self, view: Tensor, size: tuple[int, int]) -> Tensor:
-        """The view padded to at least ``size``, with the mean colour below and on the right."""
+        """The view padded to at least ``size``, with the mean colour at the bottom and on the right."""
         h, w = view.shape[-2:]
         if h >= size[0] and w >= size[1]:
             return view
@@ -128,7 +128,7 @@ class SemanticInference(nn.Module):
         return padded
 
     def _predict(self, images: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
-        """(K, H, W) scores of each image at ``size``, as they are averaged."""
+        """(K, H, W) scores of each image at ``size``, in the form that is averaged."""
         outputs = self.model([{"image": image, "height": size[0], "width": size[1]} for image in images])
         return [self._checked(output) for output in outputs]
 

@@ -1,7 +1,7 @@
 """Semantic scores averaged over sizes and mirror images as Detectron2 makes them: TEST.AUG for MaskFormer.
 
-``inference/semantic.py`` (TEST.SEM_SEG) has factors on the image and windows; this has short sides, and resizes images
-by Pillow, as the official code of MaskFormer (Cheng et al., NeurIPS 2021) does.
+TEST.AUG lists short sides in pixels, and Pillow resizes the images, as in the official code of MaskFormer (Cheng et
+al., NeurIPS 2021). ``inference/semantic.py`` (TEST.SEM_SEG) has factors on the image size and windows instead.
 """
 
 import copy
@@ -15,19 +15,20 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class AugmentedSegmentor(nn.Module):
-    """A network that gives semantic scores, shown several sizes of an image and their mirror images; inference only.
+    """A semantic network that sees several sizes of an image and their mirror images; for inference only.
 
-    The result is the plain mean of the scores at the image's original size. Views go through the network one by one.
+    The result is the mean of the scores at the image's original size. Views go through the network one by one.
 
     Args:
-        model: list of dicts with "image", "height" and "width" -> list of dicts with "sem_seg" (K, height, width).
-        views: sample -> its views, with their transforms.
+        model: the network, from a list of dicts with "image", "height" and "width" to a list of dicts with "sem_seg"
+            (K, height, width).
+        views: the function from a sample to its views, with their transforms.
     """
 
     def __init__(self, model: nn.Module, views: DatasetMapperTTA):
         super().__init__()
         self.model = model.module if isinstance(model, DistributedDataParallel) else model
-        self.training = model.training  # whoever sets this module to evaluation and back gives the model its own again
+        self.training = model.training  # so that switching to evaluation and back restores the mode of the model
         self.views = views
 
     @torch.no_grad()
@@ -53,5 +54,5 @@ class AugmentedSegmentor(nn.Module):
 
 
 def augmented_segmentor(cfg: CfgNode, model: nn.Module) -> AugmentedSegmentor:
-    """``model`` shown each image in the sizes of TEST.AUG."""
+    """``model`` applied to each image in the sizes of TEST.AUG, with averaged scores."""
     return AugmentedSegmentor(model, DatasetMapperTTA(cfg))

@@ -1,6 +1,6 @@
-"""From a config and weights, or from kept predictions, to an archive for a server.
+"""Writing an archive for a server, from a config and weights or from kept predictions.
 
-Any number of processes on any number of machines with a shared disk predict; the first one makes the archive.
+Any number of processes on machines with a shared disk predict. The first process writes the archive.
 """
 
 import hashlib
@@ -34,22 +34,22 @@ from .trained import load_trained
 
 logger = logging.getLogger(__name__)
 
-#: Seconds until what one machine wrote must be seen by the others; network file systems keep listings for a while.
+#: Seconds to wait until other machines see a written file, because network file systems cache listings.
 _SEEN_AFTER = 60.0
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be written.
+    """The archive to write.
 
     Attributes:
-        task: for which server.
-        split: name of the split in ``task.splits``.
-        algorithm: becomes part of the archive's name.
-        output: folder of the archive, and of the predictions in ``parts/<task>_<split>`` below it.
-        dataset: a registered data set; "": the split's.
-        kept: folder of an evaluation that kept its predictions; None: predict.
-        restart: remove predictions of an earlier start instead of continuing it.
+        task: the task of the archive, which determines the server.
+        split: the name of the split in ``task.splits``.
+        algorithm: the algorithm's name, which becomes part of the archive's name.
+        output: the folder of the archive. The predictions are in ``parts/<task>_<split>`` below it.
+        dataset: a registered data set; "": the data set of the split.
+        kept: the folder of an evaluation that kept its predictions; None: predict.
+        restart: whether to remove predictions of an earlier start instead of continuing it.
     """
 
     task: Task
@@ -71,10 +71,10 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def prepare(cfg: CfgNode, request: Request) -> tuple[Writer, list[dict]]:
-    """What makes the parts, and the images; nothing is predicted or written yet.
+    """The writer of the parts, and the records of the images. Nothing is predicted or written here.
 
     Raises:
-        ValueError: names that do not exist; images of the split are absent.
+        ValueError: a name does not exist, or images of the split are missing.
         FileNotFoundError: there are no images.
     """
     split = request.task.split(request.split)
@@ -90,20 +90,20 @@ def prepare(cfg: CfgNode, request: Request) -> tuple[Writer, list[dict]]:
 
 
 def write_submission(cfg: CfgNode, request: Request, *, allow_partial: bool = False) -> Path | None:
-    """Predict what is not predicted yet and write the archive; to be called in every process.
+    """Predict the images without predictions and write the archive. Every process must call this.
 
     Args:
         cfg: a config from ``load_config``.
-        request: what is to be written.
-        allow_partial: predict although weights are missing or do not fit.
+        request: the archive to write.
+        allow_partial: whether to predict if weights are missing or do not fit.
 
     Returns:
         The archive, in the main process; None in the others.
 
     Raises:
-        ValueError: names that do not exist; predictions of another run in the folder; images of the split are absent; a
-            disk that is not shared; weights that do not fit.
-        FileNotFoundError: weights, images or kept predictions are absent.
+        ValueError: a name does not exist, the folder has predictions of another run, images of the split are missing,
+            the disk is not shared, or the weights do not fit.
+        FileNotFoundError: weights, images or kept predictions are missing.
     """
     writer, records = prepare(cfg, request)
     parts = PartsFolder(request.output / "parts" / f"{request.task.name}_{request.split}")
@@ -137,7 +137,7 @@ def write_submission(cfg: CfgNode, request: Request, *, allow_partial: bool = Fa
 
 
 def begin(parts: PartsFolder, described: dict, *, restart: bool) -> None:
-    """The main process makes the folder ready; all raise what it finds, or that they do not see it."""
+    """The main process makes the folder ready. All processes raise its error, or an error if they cannot see it."""
     error = None
     if comm.is_main_process():
         try:
@@ -163,12 +163,13 @@ def missing_records(parts: PartsFolder, records: Sequence[dict]) -> list[dict]:
     done = comm.all_gather(done)[0]
     missing = [record for record in records if str(record["image_id"]) not in done]
     if comm.is_main_process() and len(missing) < len(records):
-        logger.info("%d of %d images are there from an earlier start.", len(records) - len(missing), len(records))
+        found = len(records) - len(missing)
+        logger.info("%d of %d images have predictions from an earlier start.", found, len(records))
     return missing
 
 
 def _wait_for_all(parts: PartsFolder, records: Sequence[dict]) -> None:
-    """Other machines have written their parts; a network file system may show them a little later."""
+    """Wait for the parts of other machines, which a network file system may show with a delay."""
     images, deadline = {str(record["image_id"]) for record in records}, time.monotonic() + _SEEN_AFTER
     while comm.get_world_size() > 1 and images - parts.index().keys() and time.monotonic() < deadline:
         time.sleep(1)
@@ -180,15 +181,15 @@ def predict(
     """Predict this process's share of ``records``, as TEST.SEM_SEG and TEST.AUG say, and append each to ``parts``.
 
     Args:
-        cfg: TEST, INPUT and DATALOADER are read.
+        cfg: the config, of which TEST, INPUT and DATALOADER are read.
         model: the network, in evaluation mode.
-        writer: makes the parts.
-        parts: a folder that is ready.
-        records: the images of all processes.
-        show: whether the main process shows a bar.
+        writer: the writer of the parts.
+        parts: the folder of the parts, after ``begin``.
+        records: the records of the images of all processes.
+        show: whether the main process shows a progress bar.
 
     Raises:
-        ValueError: the network does not give what is sent.
+        ValueError: the network does not return the output that is sent.
     """
     if not records:
         return
@@ -213,7 +214,7 @@ def predict(
 def _kept(
     request: Request, writer: Writer, records: Sequence[dict], parts: PartsFolder
 ) -> tuple[PartsFolder, Callable[[list[dict]], None] | None]:
-    """The folder of the parts, and what adds those that are missing; None where the evaluation has kept parts."""
+    """The folder of the parts, and a function that adds the missing parts; None if the evaluation kept all parts."""
     folder, origin = request.kept, kept.origin(request.kept)
     complete = PartsFolder(folder / request.task.name)
     if complete.manifest is not None:  # of an evaluation without labels

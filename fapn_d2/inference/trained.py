@@ -49,7 +49,7 @@ def load_trained(
 
     Args:
         cfg: a config from ``load_config``; it is not changed.
-        name: what error messages call the network.
+        name: the name of the network in error messages.
         device: replaces MODEL.DEVICE; "" keeps it.
         allow_partial: accept weights that are missing or do not fit, with a warning.
         check: called with the network before the weights are read; it raises an error if the network is not suitable.

@@ -24,10 +24,10 @@ def conv_norm(
         in_channels, out_channels: channels of the input and of the output.
         norm: name for Detectron2's ``get_norm``, "" for none.
         kernel_size: side of the kernel, odd.
-        stride: with 1 the map keeps its size.
+        stride: the stride; with 1 the map keeps its size.
         dilation: distance of the kernel's taps, in pixels.
         bias: whether the convolution has a bias; None: only where there is no norm, as in Detectron2's FPN.
-        activation: what is applied after the norm; None: nothing.
+        activation: the function after the norm; None: no function.
     """
     return Conv2d(
         in_channels,

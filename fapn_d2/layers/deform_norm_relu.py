@@ -16,9 +16,9 @@ class DeformConvNormRelu(nn.Module):
     """3x3 deformable convolution without bias, norm, ReLU; a plain 3x3 convolution predicts offsets and masks.
 
     Args:
-        in_channels, out_channels: of the maps.
+        in_channels, out_channels: the numbers of channels of the maps.
         norm: name for Detectron2's ``get_norm``.
-        backend: of the deformable convolution; None: the process's choice.
+        backend: the backend of the deformable convolution; None: the process's choice.
 
     Shapes: (N, in_channels, H, W) -> (N, out_channels, H, W).
 

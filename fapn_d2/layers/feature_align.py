@@ -127,7 +127,7 @@ def mean_displacement(offset: torch.Tensor, mask: torch.Tensor, weight: torch.Te
     Args:
         offset: (...,2GK,H,W), group-major, then taps, then (dy, dx), in pixels of the map.
         mask: (...,GK,H,W), in [0, 1].
-        weight: (O,C,kh,kw), the weights of the convolution, with C split evenly into G groups.
+        weight: the weights (O,C,kh,kw) of the convolution, with C split evenly into G groups.
 
     Returns:
         (...,2,H,W), (dy, dx) in pixels of the map; zeros where all masks are zero.

@@ -25,7 +25,7 @@ class FlowAlign(nn.Module):
     Args:
         channels: number of channels C of both maps and of the output; even.
         unit: see ``flow_warp``.
-        align_corners: see ``flow_warp``; it also holds for the upsampling before the 3x3 convolution.
+        align_corners: see ``flow_warp``; also used for the upsampling before the 3x3 convolution.
 
     Raises:
         ValueError: C is odd.

@@ -16,8 +16,8 @@ def pixel_cross_entropy(logits: Tensor, target: Tensor, *, ignore_value: int = 2
     """Mean cross entropy of the pixels that are not ignored, in float32 or better.
 
     Args:
-        logits: (N, K, H, W).
-        target: (N, H, W), integers below K, or ``ignore_value``.
+        logits: the logits (N, K, H, W).
+        target: the labels (N, H, W), integers below K, or ``ignore_value``.
 
     Returns:
         A scalar; 0, with gradients that are 0, where every pixel is ignored.
@@ -74,8 +74,8 @@ def squared_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     Milletari et al., "V-Net", 2016, Section 3, as PanopticFCN uses it (its Equation 7).
 
     Args:
-        logits: (M, J, P), J predictions for each of M masks of P pixels.
-        target: (M, P), 0 to 1.
+        logits: the logits (M, J, P), J predictions for each of M masks of P pixels.
+        target: the masks (M, P), 0 to 1.
 
     Returns:
         (M, J).

@@ -16,9 +16,9 @@ def sine_positions(
 ) -> Tensor:
     """(1, channels, height, width) sine code of a grid: the first half of the channels for y, the second for x.
 
-    Row r of H, counted from 1, has y = 2 pi r / H; channel i of a half has sin (even i) or cos (odd i) of
-    y / temperature^(2 floor(i / 2) / half). Computed in float32 whatever the network's precision is, because trained
-    networks have seen these numbers.
+    Row r of H, counted from 1, has y = 2 pi r / H. Channel i of a half is sin (even i) or cos (odd i) of
+    y / temperature^(2 floor(i / 2) / half). The code is computed in float32 in every precision of the network, because
+    networks were trained with these numbers.
 
     Raises:
         ValueError: ``channels`` is not a multiple of 4.
@@ -40,7 +40,7 @@ def sine_positions(
 
 
 class Attention(nn.MultiheadAttention):
-    """PyTorch's multi-head attention, batch first, that returns the attended values alone (no averaged weights)."""
+    """PyTorch's multi-head attention, batch first. It returns the attended values alone, without averaged weights."""
 
     def __init__(self, channels: int, heads: int, dropout: float):
         super().__init__(channels, heads, dropout=dropout, batch_first=True)
@@ -51,13 +51,13 @@ class Attention(nn.MultiheadAttention):
 
 
 class _Layer(nn.Module):
-    """What layers of encoder and decoder share: residual branches with dropout and a norm, and the two-layer MLP.
+    """The base class of encoder and decoder layers: residual branches with dropout and a norm, and the two-layer MLP.
 
     Args:
-        channels: D.
-        heads: of every attention; divides D.
-        hidden: channels between the two linear layers.
-        dropout: probability, of attention weights, hidden units and branches.
+        channels: the number of channels D.
+        heads: the number of heads of every attention; divides D.
+        hidden: the number of channels between the two linear layers.
+        dropout: the dropout probability of attention weights, hidden units and branches.
         pre_norm: whether a branch normalises its input; otherwise the sum is normalised.
     """
 
@@ -114,7 +114,7 @@ class DecoderLayer(_Layer):
 
 
 class Encoder(nn.Module):
-    """Layers one after the other, with a final norm where the layers do not normalise their sums (``pre_norm``)."""
+    """Layers in sequence, with a final norm if the layers do not normalise their sums (``pre_norm``)."""
 
     def __init__(self, channels: int, num_layers: int, *, heads: int, hidden: int, dropout: float, pre_norm: bool):
         super().__init__()
@@ -130,7 +130,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Layers one after the other; one norm, shared by all, is applied to what each of them gives."""
+    """Layers in sequence. One shared norm is applied to the output of each layer."""
 
     def __init__(self, channels: int, num_layers: int, *, heads: int, hidden: int, dropout: float, pre_norm: bool):
         super().__init__()
@@ -151,15 +151,15 @@ class Transformer(nn.Module):
     """Queries that start at zero, with learnt positions, attend to a map.
 
     Args:
-        channels: D.
-        heads: of every attention.
-        hidden: channels inside of the MLPs.
-        dropout: probability.
-        encoder_layers: that the map goes through first; 0: none.
-        decoder_layers: L.
+        channels: the number of channels D.
+        heads: the number of heads of every attention.
+        hidden: the number of hidden channels of the MLPs.
+        dropout: the dropout probability.
+        encoder_layers: the number of encoder layers for the map; 0: no encoder.
+        decoder_layers: the number of decoder layers L.
         pre_norm: see :class:`Encoder`.
 
-    Matrices are initialised uniformly as Glorot and Bengio do it.
+    Matrices have Glorot and Bengio's uniform initialisation.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ class MaskFormer(nn.Module):
         size_divisibility: images are padded below and on the right to a multiple of it.
         deep_supervision: losses of all layers, not only of the last one.
         resize_before: masks are resized to the image before they are weighted and summed, not their sums afterwards.
-        pixel_mean, pixel_std: of images, one number per channel.
+        pixel_mean, pixel_std: the mean and deviation of images, one number per channel.
     """
 
     @configurable
@@ -150,7 +150,7 @@ class MaskFormer(nn.Module):
 
         Args:
             logits: (Q, K + 1) of classes.
-            masks: (Q, H, W), logits at the size of the image without padding.
+            masks: the mask logits (Q, H, W) at the size of the image without padding.
             size: (height, width) of the result.
 
         Returns:
@@ -175,7 +175,7 @@ class PanopticMaskFormer(MaskFormer):
     Args:
         num_things: classes of objects.
         object_threshold, overlap_threshold: see :func:`panoptic_segments`.
-        **kwargs: those of :class:`MaskFormer`.
+        **kwargs: the arguments of :class:`MaskFormer`.
     """
 
     @configurable

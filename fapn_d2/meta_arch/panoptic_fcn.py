@@ -23,12 +23,12 @@ class PanopticFCN(nn.Module):
     Args:
         backbone: a pyramid.
         in_features: its levels that the position head and the kernel head read, finest first.
-        semantic_fpn, feature_encoder: make the map at stride 4 that kernels are applied to.
+        semantic_fpn, feature_encoder: the modules that compute the map at stride 4 that kernels are applied to.
         position_head, kernel_head: shared by all levels.
         thing_generator, stuff_generator: last layers of the kernels.
         ignore_value: labels of regions that belong to no class; they are background of all classes.
-        targets, losses: what is learnt.
-        inference: from predictions to objects and regions.
+        targets, losses: the builder of targets, and the losses.
+        inference: the function from predictions to objects and regions.
         combine: arguments of Detectron2's ``combine_semantic_and_instance_outputs``; None: no panoptic result.
         pixel_mean, pixel_std: one value per channel of the image.
     """

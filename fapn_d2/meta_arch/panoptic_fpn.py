@@ -113,7 +113,7 @@ class TwoTaskPanopticFPN(PanopticFPN):
       on with the right turn.
 
     Args:
-        merge: makes the panoptic result.
+        merge: the function that computes the panoptic result.
         instance_weight: the paper's lambda_i. The semantic head has its own weight.
         alternate: whether the losses of the two branches take turns.
         instance_channels: (first, one past the last) channel of the pyramid's maps that ``proposal_generator`` and

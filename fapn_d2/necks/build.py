@@ -90,7 +90,7 @@ class GivenMaps(Backbone):
     """In place of a bottom-up network where its maps are there already: maps by name -> the same.
 
     Args:
-        shapes: of the maps.
+        shapes: the shapes of the maps.
     """
 
     def __init__(self, shapes: dict[str, ShapeSpec]):

@@ -156,7 +156,7 @@ def run_job(job: Job, *, gpus: int) -> Record:
     A job that has a record is not run again. A job that was interrupted continues from its last checkpoint.
 
     Args:
-        job: from :func:`jobs_of`.
+        job: a job from :func:`jobs_of`.
         gpus: number of processes, each with one GPU or all on the CPU.
 
     Raises:

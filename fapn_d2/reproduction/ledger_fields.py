@@ -39,7 +39,7 @@ def checked(content: Any, fields: Mapping[str, type], where: str, needed: Sequen
     """``content`` itself.
 
     Args:
-        content: what stands in the file.
+        content: the content of the file.
         fields: name -> type of every allowed field.
         where: file and row, for messages.
         needed: fields that must be there.

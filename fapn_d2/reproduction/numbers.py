@@ -39,7 +39,7 @@ def numbers_of(row: Row, records: Sequence[Record]) -> dict[str, Number]:
 
     Args:
         row: its own ``measured`` counts, too.
-        records: those of this row's networks, see :func:`records_of`.
+        records: the records of this row's networks, see :func:`records_of`.
     """
     parameters = row.measured.get("inference_params") or row.measured.get("params", 0)
     sizes = {"params_M": parameters / 1e6, "gflops": row.measured.get("gflops", 0)}

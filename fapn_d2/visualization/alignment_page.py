@@ -72,7 +72,7 @@ def choose_records(dataset: str, *, files: Sequence[str], number: int) -> list[d
     Args:
         dataset: name in ``DatasetCatalog``.
         files: files, folders and patterns, see :func:`find_images`.
-        number: how many records of the data set.
+        number: the number of records of the data set.
 
     Raises:
         FileNotFoundError: a file does not exist.

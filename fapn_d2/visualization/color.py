@@ -42,7 +42,7 @@ def flow_colors(displacement: np.ndarray, greatest: float) -> np.ndarray:
     SFNet's figures cite: red to the right, yellow down, blue to the left, magenta up.
 
     Args:
-        displacement: in any unit.
+        displacement: the displacement in any unit.
         greatest: length that is drawn in full colour, as are all greater ones.
     """
     flow = torch.from_numpy(np.ascontiguousarray(displacement[::-1], np.float32)) / max(greatest, 1e-12)

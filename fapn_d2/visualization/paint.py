@@ -29,7 +29,7 @@ def paint_segments(
         image: picture (H,W,3).
         found: segments of the same H x W. Pixels in none are dark, unless only objects are looked for.
         scale: s; outlines are drawn at the enlarged size, so that they are smooth and thin.
-        strength: of the tint, 0 to 1.
+        strength: the strength of the tint, 0 to 1.
         labels: write names and scores; a detector's boxes are drawn in any case.
 
     Returns:
@@ -106,8 +106,8 @@ def draw_arrows(
     """Arrows on a copy of the picture, from each pixel of a grid to where its displacement points.
 
     Args:
-        picture: (H,W,3).
-        displacement: (2,H,W), (dy, dx) in pixels of the picture.
+        picture: the picture (H,W,3).
+        displacement: the displacement (2,H,W), (dy, dx) in pixels of the picture.
         step: distance between arrows in pixels.
         gain: arrows are this many times as long as the displacement.
         color: colour of the arrows, which have a dark rim.

@@ -88,7 +88,7 @@ def measure_selection(model: nn.Module, batches: Iterable[list[dict]], *, images
     Args:
         model: the detector; it is in evaluation mode afterwards.
         batches: batches of a test loader.
-        images: how many batches to use; 0 for all.
+        images: the number of batches to use; 0 for all.
 
     Raises:
         ValueError: see :func:`record_selection`.

@@ -59,11 +59,11 @@ class Segments:
 
         Args:
             mask: (H,W) bool; an empty one changes nothing, None is an object of which only the box is known.
-            name: of the class.
-            class_color: of the class.
+            name: the name of the class.
+            class_color: the colour of the class.
             is_thing: an object, which gets a tone of its own, or a region.
-            score: of the object.
-            box: of the object, (x0, y0, x1, y1) in pixels.
+            score: the score of the object.
+            box: the box of the object, (x0, y0, x1, y1) in pixels.
         """
         if mask is not None and not mask.any():
             return
@@ -123,7 +123,7 @@ def from_labels(record: dict, dataset: str, *, ignore_value: int = 255) -> Segme
     """The ground truth of a record of ``DatasetCatalog``: its label image, with its annotated objects on it.
 
     Args:
-        record: with "sem_seg_file_name", "annotations", or both.
+        record: a record with "sem_seg_file_name", "annotations", or both.
         dataset: name whose metadata have class names and colours; classes without a name are "class 0", "class 1", ...
         ignore_value: label of pixels without ground truth, unless the metadata have ``ignore_label``.
 

@@ -23,7 +23,7 @@ def sheet(rows: Sequence[Sequence[Picture]], *, width: int = 420, gap: int = 14)
     """Rows of pictures on white, each with its caption below it. Captions that are too long have smaller letters.
 
     Args:
-        rows: of any lengths; shorter rows end with white.
+        rows: the rows of pictures, of any lengths; shorter rows end with white.
         width: width of each picture in pixels; the aspect ratio is kept.
         gap: pixels between pictures.
 

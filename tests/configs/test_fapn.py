@@ -316,7 +316,7 @@ def test_values_of_appendix_b(depth, data):
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_twins_differ_in_the_neck_alone(name):
+def test_pairs_differ_in_the_neck_alone(name):
     fpn, fapn = effective(name.format("FPN")), effective(name.format("FaPN"))
     assert {key for key in fpn if fpn[key] != fapn[key]} == {"MODEL.NECK.PRESET"}
 

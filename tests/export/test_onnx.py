@@ -1,5 +1,6 @@
 """Exported networks against PyTorch, at sizes they were not traced at; files that differ are refused."""
 
+import copy
 import functools
 import json
 import runpy
@@ -300,6 +301,20 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 def test_networks_at_full_width(name, tmp_path):
     if name.startswith("fapn") and not has_deform_conv():
         pytest.skip(f"onnxruntime {onnxruntime.__version__} has no DeformConv")
+    torch.manual_seed(0)
     cfg, model = network(name, [])
     export = export_onnx(model, cfg, tmp_path / "model.onnx", size=(256, 512))
-    assert all(c.difference < 1e-5 for c in export.comparisons)
+    # Differences are fractions of the largest logit. With random weights the rounding of float32 in a deep network has
+    # this size too: 7e-6 for ResNet-50, which is why the network's own rounding, against float64, is the measure.
+    assert max(c.difference for c in export.comparisons) < max(1e-5, 4 * rounding(model))
+
+
+def rounding(model):
+    """The largest difference of a network's logits in float32 and float64, as a fraction of the largest logit."""
+    image = torch.randint(0, 256, (3, 256, 512)).float()
+    with torch.no_grad():
+        single, double = (
+            net([{"image": image.to(dtype), "height": 256, "width": 512}])[0]["sem_seg"]
+            for net, dtype in ((model, torch.float32), (copy.deepcopy(model).double(), torch.float64))
+        )
+    return float((single - double).abs().max() / double.abs().max())

@@ -93,7 +93,7 @@ def test_images_of_folders_patterns_and_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert [p.name for p in find_images(["*.jpg"])] == ["b.jpg"]
     (tmp_path / "empty").mkdir()
-    for given, message in (("empty", "holds no images"), ("*.gif", "no file fits"), ("d.jpg", "does not exist")):
+    for given, message in (("empty", "contains no images"), ("*.gif", "no file matches"), ("d.jpg", "does not exist")):
         with pytest.raises(FileNotFoundError, match=message):
             find_images([given])
 

@@ -95,7 +95,7 @@ def test_interrupted_and_continued(folder, whole, monkeypatch, caplog):
         counted = Counted(monkeypatch)
         archive = write_submission(config(folder), request(folder))
     assert counted.images == IMAGES - 2 and contents(archive) == whole
-    assert "2 of 5 images are there from an earlier start." in caplog.messages
+    assert "2 of 5 images have predictions from an earlier start." in caplog.messages
     write_submission(config(folder), request(folder))
     assert counted.images == IMAGES - 2  # all are there
 

@@ -83,9 +83,9 @@ class CityscapesCounts:
         """Count one image.
 
         Args:
-            prediction: H,W label ids.
-            label_ids: H,W label ids, the ground truth.
-            instance_ids: H,W: 1000 * label id + number for pixels of objects, the label id for all others.
+            prediction: the predicted label ids (H,W).
+            label_ids: the true label ids (H,W).
+            instance_ids: the ids (H,W): 1000 * label id + number for pixels of objects, the label id for all others.
 
         Raises:
             ValueError: the sizes differ, or a map holds ids that Cityscapes does not have.

@@ -65,9 +65,9 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
         """Write the predictions of a batch.
 
         Args:
-            inputs: with "file_name".
-            outputs: with "instances": ``pred_masks`` (N, H, W) of the size of the ground truth, ``pred_classes``,
-                ``scores``.
+            inputs: the records, with "file_name".
+            outputs: the outputs, with "instances": ``pred_masks`` (N, H, W) of the size of the ground truth,
+                ``pred_classes``, ``scores``.
 
         Raises:
             ValueError: an image has no ground truth.

@@ -89,8 +89,9 @@ class CityscapesSemSegEvaluator(DatasetEvaluator):
         """Count a batch.
 
         Args:
-            inputs: with "file_name".
-            outputs: with "sem_seg", (19, H, W) scores in the order of the train ids, of any sign and scale.
+            inputs: the records, with "file_name".
+            outputs: the outputs, with "sem_seg": (19, H, W) scores in the order of the train ids, of any sign and
+                scale.
 
         Raises:
             ValueError: a label or size does not fit; names the image.

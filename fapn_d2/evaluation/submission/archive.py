@@ -1,4 +1,4 @@
-"""From parts to the zip that a server takes."""
+"""From parts to the zip that a server accepts."""
 
 import json
 import os
@@ -23,7 +23,7 @@ class Layout:
         archive: file name of the zip.
         json: the JSON file at its root; "": there is none.
         array: whether the JSON is an array of entries; else an object with "annotations".
-        folder: where the files of the images lie, ending in "/"; "": at the root.
+        folder: the folder of the images' files, ending in "/"; "": the root.
     """
 
     archive: str
@@ -33,12 +33,12 @@ class Layout:
 
 
 def write_archive(path: str | os.PathLike, layout: Layout, parts: Iterable[Part], *, has_files: bool) -> int:
-    """Write the zip beside ``path``, then rename it. Holds one part in memory at a time.
+    """Write the zip beside ``path``, then rename it. One part is in memory at a time.
 
     Args:
-        path: where the zip goes.
-        layout: names in it.
-        parts: iterated once for files and once for JSON.
+        path: the zip to write.
+        layout: the names in the zip.
+        parts: the parts, which are iterated once for files and once for JSON.
         has_files: whether parts have files.
 
     Returns:

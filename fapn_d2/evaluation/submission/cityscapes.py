@@ -15,9 +15,10 @@ from .writer import Limits, Part, Writer, decoded, png
 
 
 class CityscapesInstances(Writer):
-    """``<city>_<sequence>_<frame>_pred.txt`` and 1-bit masks, which take less than half of what 8 bits take.
+    """``<city>_<sequence>_<frame>_pred.txt`` and 1-bit masks, which take less than half the space of 8 bits.
 
-    Empty masks are left out, as the server does."""
+    Empty masks are left out, because the server ignores them.
+    """
 
     output = "instances"
     writes_files = True

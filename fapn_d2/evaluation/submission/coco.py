@@ -1,7 +1,7 @@
 """COCO's boxes, masks and stuff: one JSON array in one zip.
 
-Format: cocodataset.org, "Results Format". Boxes and masks are two files: pycocotools looks at the first entry only, and
-where that has a box, the size of an object is the box's, which moves APs, APm and APl of masks.
+Format: cocodataset.org, "Results Format". Boxes and masks are two files. pycocotools looks at the first entry only: if
+that has a box, sizes of objects are the sizes of boxes, which changes APs, APm and APl of masks.
 """
 
 import itertools
@@ -18,14 +18,14 @@ from ..sem_seg import class_map
 from .json_stream import array_entries
 from .writer import Limits, Part, Writer
 
-#: What Detectron2's ``COCOEvaluator`` and this project's leave.
+#: The file that Detectron2's ``COCOEvaluator`` and this project's evaluator write.
 KEPT_FILE = "coco_instances_results.json"
 #: The first and last class of stuff, and the one that stands for all things.
 STUFF_IDS, ALL_THINGS = range(92, 183), 183
 
 
 class CocoObjects(Writer):
-    """Boxes or masks of objects; subclasses say which."""
+    """Boxes or masks of objects, depending on the subclass."""
 
     output = "instances"
     writes_json = True
@@ -67,8 +67,10 @@ class CocoObjects(Writer):
         return entry[self.field]
 
     def kept_parts(self, folder: Path, records: Sequence[dict]) -> Iterator[Part]:
-        """From ``coco_instances_results.json``, which is read entry by entry. An image without an entry is one where
-        nothing was found: the file does not tell it from one that was left out."""
+        """The parts from ``coco_instances_results.json``, which is read entry by entry.
+
+        An image without an entry has no objects. The file does not show whether such an image was predicted.
+        """
         path, wanted = folder / KEPT_FILE, {record["image_id"] for record in records}
         if not path.is_file():
             raise FileNotFoundError(f"{path} is absent: an evaluation on {self.dataset_name} leaves it there")
@@ -146,7 +148,7 @@ class CocoStuff(Writer):
 
 
 def _stuff_table(classes: int, where: str) -> np.ndarray:
-    """Class of the network -> 92..183."""
+    """Class number of the network -> category id 92..183."""
     if classes == len(STUFF_IDS) + 1:
         return np.arange(STUFF_IDS.start, ALL_THINGS + 1)
     if classes not in CLASSES:

@@ -13,8 +13,8 @@ def array_entries(file: IO[bytes]) -> Iterator[Any]:
     """The entries of the JSON array in ``file``, one by one; a chunk of 1 MB is in memory at a time.
 
     Raises:
-        ValueError: it is not JSON, or ends early; says at which entry.
-        TypeError: it is JSON of another kind than an array.
+        ValueError: the file is not JSON or ends early. The message names the entry.
+        TypeError: the JSON is not an array.
     """
     text = _Text(file)
     if (first := text.peek()) != "[":
@@ -73,7 +73,7 @@ class _Text:
         while True:
             try:
                 value, end = self._json.raw_decode(self._window, self.position)
-                if end < len(self._window) or not self._more(size):  # a number could go on behind the window
+                if end < len(self._window) or not self._more(size):  # a number could continue after the window
                     self.position = end if end <= len(self._window) else len(self._window)
                     return value
             except ValueError as error:

@@ -18,13 +18,14 @@ logger = logging.getLogger(__name__)
 
 
 class PredictionKeeper(DatasetEvaluator):
-    """Keeps what a server takes, in ``<folder>/<task>``; every evaluation begins anew.
+    """Keeps predictions for servers in ``<folder>/<task>``. Every evaluation removes those of the one before.
 
     Args:
         dataset_name: a registered data set.
-        tasks: names of tasks that read one output of the network; those are kept that the output has.
-        folder: on a disk that all processes share.
-        limits: which objects are kept.
+        tasks: the names of tasks that read the same output of the network. Tasks whose part is missing in the output
+            are skipped.
+        folder: a folder on a disk that all processes share.
+        limits: the limits that decide which objects are kept.
     """
 
     def __init__(self, dataset_name: str, tasks: Sequence[str], folder: str, limits: Limits):
@@ -52,7 +53,7 @@ class PredictionKeeper(DatasetEvaluator):
                     self._files[number].add(writer.part(record, output))
 
     def evaluate(self) -> dict:
-        """Nothing; after a look whether every image is there.
+        """An empty dict, after a check that every image has a prediction.
 
         Raises:
             ValueError: images have no prediction.

@@ -1,7 +1,7 @@
-"""Whether the predictions in a folder are those of one evaluation that went to its end.
+"""Whether the predictions in a folder come from one complete evaluation.
 
-Evaluations write into the folder of the one before. ``complete.json`` is removed when one begins and written when it
-has ended, so that an archive is never made of the predictions of two.
+Evaluations write into the same folder one after the other. ``complete.json`` is removed when an evaluation begins and
+written when it has ended, so an archive never mixes the predictions of two evaluations.
 """
 
 import json
@@ -17,17 +17,17 @@ COMPLETE = "complete.json"
 
 
 def begin(folder: str | os.PathLike) -> None:
-    """An evaluation that writes to ``folder`` begins; only the main process does something."""
+    """Record that an evaluation that writes to ``folder`` begins. Only the main process does this."""
     if comm.is_main_process():
         (Path(folder) / COMPLETE).unlink(missing_ok=True)
 
 
 def end(folder: str | os.PathLike, origin: dict) -> None:
-    """It has ended, and ``folder`` exists if it kept anything; only the main process does something.
+    """Record that the evaluation has ended, if ``folder`` exists. Only the main process does this.
 
     Args:
-        folder: of the evaluation.
-        origin: what the predictions are of: "config" and "weights".
+        folder: the folder of the evaluation.
+        origin: the origin of the predictions: "config" and "weights".
     """
     if comm.is_main_process() and os.path.isdir(folder):
         content = {**origin, "ended": datetime.now().astimezone().isoformat(timespec="seconds")}
@@ -36,10 +36,10 @@ def end(folder: str | os.PathLike, origin: dict) -> None:
 
 
 def origin(folder: str | os.PathLike) -> dict:
-    """What the predictions in ``folder`` are of, and when the evaluation ended.
+    """The origin of the predictions in ``folder``, and the time when the evaluation ended.
 
     Raises:
-        FileNotFoundError: there is no folder, or no evaluation has ended there.
+        FileNotFoundError: the folder does not exist, or no evaluation has ended there.
     """
     path = Path(folder) / COMPLETE
     if not path.is_file():

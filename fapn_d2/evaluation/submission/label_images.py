@@ -1,7 +1,7 @@
 """Classes of pixels as images: Cityscapes' pixel level, ADE20K, Mapillary Vistas.
 
-Cityscapes takes label ids (7 road ... 33 bicycle), ADE20K classes that count from 1 (0 is "other"), Mapillary Vistas
-the position in the list of its config file.
+Values are label ids in Cityscapes (7 road ... 33 bicycle), classes counted from 1 in ADE20K (0 is "other"), and
+positions in the list of the config file in Mapillary Vistas.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from .writer import Limits, Part, Writer, decoded, png
 
 
 class LabelImages(Writer):
-    """An 8-bit grey PNG for each image, named like it.
+    """An 8-bit grey PNG for each image, with the image's name.
 
     Args:
         dataset_name: see :class:`Writer`.

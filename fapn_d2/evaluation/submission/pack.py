@@ -1,4 +1,4 @@
-"""From a folder of parts to an archive, with a description beside it that the check reads."""
+"""From a folder of parts to an archive and a description of it in a second file, which the check reads."""
 
 import hashlib
 import json
@@ -20,15 +20,15 @@ DESCRIPTION = ".manifest.json"
 def manifest(
     task: Task, writer: Writer, records: Sequence[dict], *, config: str = "", weights: str = "", source: str = ""
 ) -> dict:
-    """What predictions are of, for :meth:`PartsFolder.begin`.
+    """The origin of predictions, for :meth:`PartsFolder.begin`.
 
     Args:
-        task: what they are for.
-        writer: makes the parts.
+        task: the task of the predictions.
+        writer: the writer of the parts.
         records: the images.
-        config: hash of the config.
-        weights: hash of the network's parameters.
-        source: what kept predictions they are made from.
+        config: the hash of the config.
+        weights: the hash of the network's parameters.
+        source: the kept predictions from which the parts are made.
     """
     return {
         "task": task.name,
@@ -62,17 +62,17 @@ def pack(
     """Write the archive of all parts in ``folder`` under its official name.
 
     Args:
-        folder: holds a part for each of ``records``.
-        task: what it is for.
-        split: name of the split in ``task.splits``.
-        algorithm: becomes part of the name.
+        folder: the folder with a part for each of ``records``.
+        task: the task of the archive.
+        split: the name of the split in ``task.splits``.
+        algorithm: the algorithm's name, which becomes part of the archive's name.
         records: the images, in the order of the archive.
-        output: folder of the archive.
+        output: the folder of the archive.
         has_files: whether parts have files.
-        weights_time: when the weights were written, in seconds since 1970.
+        weights_time: the time when the weights were written, in seconds since 1970.
 
     Returns:
-        The archive; ``<archive>.manifest.json`` lies beside it.
+        The path of the archive. ``<archive>.manifest.json`` is in the same folder.
 
     Raises:
         ValueError: images lack a part, or a part is damaged.
@@ -96,7 +96,7 @@ def pack(
 
 
 def description(archive: Path) -> dict:
-    """What :func:`pack` wrote beside an archive; empty where there is nothing, or something unreadable."""
+    """The description that :func:`pack` wrote beside an archive; empty if it does not exist or cannot be read."""
     try:
         return json.loads(Path(f"{archive}{DESCRIPTION}").read_text())
     except (OSError, ValueError):

@@ -1,6 +1,6 @@
 """Panoptic predictions for COCO and Cityscapes: a JSON file and a folder of PNGs.
 
-Format: cocodataset.org, "Results Format"; Cityscapes takes the same, with label ids as categories and
+Format: cocodataset.org, "Results Format". Cityscapes has the same format, with label ids as categories and
 ``<city>_<sequence>_<frame>`` as image ids.
 """
 

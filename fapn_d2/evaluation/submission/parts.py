@@ -1,9 +1,9 @@
 """Predictions of many processes in one folder that can be interrupted and continued.
 
-Each process of each start appends to a file of its own, ``<start>-<rank>.shard``: for every image a line of JSON
-(image, length of its entries, names and lengths of its files, checksum), then the entries and the files. A shard that
-was cut short loses its last image only. ``manifest.json`` says what the predictions are of; a folder with another
-manifest is refused, so that predictions of another checkpoint, config or list never mix.
+Each process of each start appends to a file of its own, ``<start>-<rank>.shard``. For every image this file has a line
+of JSON (image, length of its entries, names and lengths of its files, checksum), then the entries and the files. If a
+shard is cut short, only its last image is lost. ``manifest.json`` describes the origin of the predictions. A folder
+with another manifest is refused, so predictions of different checkpoints, configs or lists never mix.
 """
 
 import json
@@ -19,7 +19,7 @@ from ...messages import some
 from .writer import Part
 
 MANIFEST = "manifest.json"
-#: What must agree between the predictions in a folder and those that are added, and what each is called in messages.
+#: Fields of the manifest that must be equal in the folder and in predictions that are added -> their names in messages.
 IDENTITY = {
     "task": "the task",
     "dataset": "the data set",
@@ -32,7 +32,7 @@ IDENTITY = {
 
 
 class Place(NamedTuple):
-    """Where a part lies: shard, first byte behind its line, and the line's content."""
+    """The place of a part: its shard, the first byte after its line, and the line's content."""
 
     shard: Path
     offset: int
@@ -43,7 +43,7 @@ class PartsFolder:
     """A folder with shards and their manifest.
 
     Args:
-        folder: made when predictions are written.
+        folder: the folder, which is created when predictions are written.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -51,7 +51,7 @@ class PartsFolder:
 
     @property
     def manifest(self) -> dict | None:
-        """What the predictions are of; None where there are none yet.
+        """The origin of the predictions; None if there are no predictions yet.
 
         Raises:
             ValueError: the manifest is damaged.
@@ -65,14 +65,14 @@ class PartsFolder:
             raise ValueError(f"{path} is damaged ({error}); remove {self.folder} and start again") from error
 
     def begin(self, manifest: dict, *, restart: bool = False) -> None:
-        """Make the folder ready for parts of ``manifest``; to be called by one process before the others write.
+        """Make the folder ready for parts of ``manifest``. One process calls this before the others write.
 
         Args:
-            manifest: with the keys of :data:`IDENTITY`, and anything else.
-            restart: remove what an earlier start left instead of continuing it.
+            manifest: a dict with the keys of :data:`IDENTITY`; it may have others.
+            restart: whether to remove the parts of an earlier start instead of continuing it.
 
         Raises:
-            ValueError: the folder holds predictions of something else; says what differs and what helps.
+            ValueError: the folder has predictions of another origin. The message names the differences and a fix.
         """
         found = None if restart else self.manifest
         if found is not None:
@@ -110,7 +110,7 @@ class PartsFolder:
             file.close()
 
     def index(self) -> dict[str, Place]:
-        """Image -> where its part lies, of all shards; the first where there are several. Reads no part."""
+        """Image -> the place of its part, over all shards; the first place if there are several. Reads no part."""
         found: dict[str, Place] = {}
         for shard in self._shards():
             with open(shard, "rb") as file:
@@ -120,9 +120,9 @@ class PartsFolder:
                         head = json.loads(line)
                         end = file.tell() + head["json"] + sum(length for _, length in head["files"])
                     except (ValueError, KeyError, TypeError):
-                        break  # cut short in the line
+                        break  # the shard ends in the line
                     if end + 1 > size:
-                        break  # cut short behind it
+                        break  # the shard ends after the line
                     found.setdefault(head["image"], Place(shard, file.tell(), head))
                     file.seek(end + 1)
         return found
@@ -147,10 +147,10 @@ class PartsFolder:
         return Part(place.head["image"], entries, tuple(files))
 
     def parts(self, images: Iterable[str]) -> "PartsInOrder":
-        """The parts of ``images`` in this order, read one by one whenever it is iterated.
+        """The parts of ``images`` in this order, read one by one during each iteration.
 
         Raises:
-            ValueError: images without a part, counted and the first few named.
+            ValueError: images have no part. The message has their number and the first names.
         """
         images, index = list(images), self.index()
         if missing := [image for image in images if image not in index]:

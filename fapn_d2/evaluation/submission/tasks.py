@@ -1,4 +1,4 @@
-"""What the servers take: tasks, their splits, and the names that an archive has.
+"""The tasks of the servers, their splits, and the names in an archive.
 
 Numbers of images: COCO's download page, Cityscapes' README, the papers of ADE20K and Mapillary Vistas.
 """
@@ -27,7 +27,7 @@ class Split:
     Attributes:
         official: the server's name of the split.
         dataset: the registered data set with these images.
-        images: how many there are; 0: not known (ADE20K's test set has had two sizes).
+        images: the number of images; 0: not known (ADE20K's test set has had two sizes).
     """
 
     official: str
@@ -37,15 +37,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Task:
-    """What one server takes.
+    """What one server accepts.
 
     Attributes:
-        name: for the command line.
-        family: which checks it needs: "detections", "stuff", "panoptic", "labels" or "instances".
+        name: the name on the command line.
+        family: the kind of checks: "detections", "stuff", "panoptic", "labels" or "instances".
         server: "coco", "cityscapes", "ade20k" or "vistas".
-        writer: makes parts; takes the name of a data set and limits.
+        writer: a function from the name of a data set and limits to the writer of parts.
         splits: name on the command line -> split.
-        layout: official name of the split, algorithm -> names in the archive.
+        layout: a function from the official name of the split and the algorithm to the names in the archive.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Task:
     layout: Callable[[str, str], Layout]
 
     def split(self, name: str) -> Split:
-        """A split by its name here.
+        """A split by its name on the command line.
 
         Raises:
             ValueError: the task has no such split.
@@ -155,7 +155,7 @@ def task_named(name: str) -> Task:
     """A task by its name.
 
     Raises:
-        ValueError: there is no such task; names all.
+        ValueError: there is no such task. The message names all tasks.
     """
     if name not in TASKS:
         raise ValueError(f"there is no task {name!r}; allowed are {', '.join(TASKS)}")

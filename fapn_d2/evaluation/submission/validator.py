@@ -1,4 +1,4 @@
-"""An archive against what its server takes, without the server."""
+"""A check of an archive against the rules of its server, without the server."""
 
 import os
 import zipfile
@@ -15,7 +15,7 @@ from .checks.panoptic import check_panoptic
 from .checks.submission import ImageList, Submission
 from .tasks import Task
 
-#: Family of a task -> what checks the content.
+#: Family of a task -> the function that checks the content.
 FAMILIES: dict[str, Callable[[Submission, Report], None]] = {
     "detections": check_entries,
     "stuff": check_entries,
@@ -33,20 +33,20 @@ def validate(
     *,
     newer_than: tuple[float, str] | None = None,
 ) -> Report:
-    """Check an archive. Holds one image, or one chunk of a JSON array, in memory at a time.
+    """Check an archive. One image, or one chunk of a JSON array, is in memory at a time.
 
     Args:
-        path: of the zip.
-        task: what it is for.
-        split: name of the split in ``task.splits``.
-        images: what the server scores.
-        newer_than: (seconds since 1970, what that is): predictions are not older than this.
+        path: the path of the zip.
+        task: the task of the archive.
+        split: the name of the split in ``task.splits``.
+        images: the images that the server scores.
+        newer_than: (seconds since 1970, description) of a file. The predictions must not be older than this file.
 
     Returns:
-        All that is wrong; ``ready`` where nothing is.
+        A report of all faults; its ``ready`` is True if there are none.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: the task has no such split.
     """
     path, report = Path(path), Report()

@@ -1,4 +1,4 @@
-"""What every writer of predictions has in common: one image in, one part of the archive out."""
+"""The base class of writers of predictions: one image in, one part of the archive out."""
 
 import io
 from abc import ABC, abstractmethod
@@ -14,12 +14,12 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Part:
-    """What one image adds to an archive.
+    """The part of an archive that belongs to one image.
 
     Attributes:
         image: the image's id as text; each image has one part.
-        entries: what it adds to the JSON file, if the task has one.
-        files: (name, content) of its own files, without the folder that the archive gives them.
+        entries: the entries for the JSON file, if the task has one.
+        files: (name, content) of the image's files, without the folder in the archive.
     """
 
     image: str
@@ -29,13 +29,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Limits:
-    """Which objects of an image are sent, and how exactly.
+    """Which objects of an image are sent, and with which precision.
 
     Attributes:
-        max_per_image: the highest scores are kept. COCO's server reads 100 per image.
-        score_threshold: objects below it are left out.
-        box_decimals: of coordinates in pixels.
-        score_digits: significant digits of scores.
+        max_per_image: the largest number of objects; the highest scores are kept. COCO's server reads 100 per image.
+        score_threshold: objects with a lower score are left out.
+        box_decimals: the number of decimals of coordinates in pixels.
+        score_digits: the number of significant digits of scores.
     """
 
     max_per_image: int = 100
@@ -48,7 +48,7 @@ class Limits:
         """TEST.SUBMISSION of a config.
 
         Raises:
-            ValueError: a number makes no sense.
+            ValueError: a number is out of range.
         """
         node = cfg.TEST.SUBMISSION
         limits = cls(node.MAX_PER_IMAGE, node.SCORE_THRESH, node.BOX_DECIMALS, node.SCORE_DIGITS)
@@ -62,12 +62,12 @@ class Limits:
         return limits
 
     def kept(self, scores: Sequence[float]) -> list[int]:
-        """Positions of the objects that are sent, the highest score first; equal scores keep their order."""
+        """The positions of the objects to send, highest score first. Equal scores keep their order."""
         order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
         return [int(i) for i in order if scores[i] >= self.score_threshold][: self.max_per_image]
 
     def score(self, value: float) -> float:
-        """A score with as many digits as are sent."""
+        """A score, rounded to the digits that are sent."""
         return float(f"{value:.{self.score_digits}g}")
 
 
@@ -76,7 +76,7 @@ class Writer(ABC):
 
     Args:
         dataset_name: a registered data set, whose metadata translate classes.
-        limits: which objects are sent.
+        limits: the limits that decide which objects are sent.
 
     Attributes:
         output: the output of the network that is sent: "instances", "sem_seg" or "panoptic_seg".
@@ -94,30 +94,30 @@ class Writer(ABC):
         self.limits = limits or Limits()
 
     def accepts(self, output: dict) -> bool:
-        """Whether an output of the network holds what is sent."""
+        """Whether an output of the network contains what is sent."""
         return self.output in output
 
     @abstractmethod
     def part(self, record: dict, output: dict) -> Part:
-        """What an image adds to the archive.
+        """The part of an image.
 
         Args:
-            record: with "image_id" and "file_name".
-            output: of the network for this image, at the image's own size.
+            record: the image's record, with "image_id" and "file_name".
+            output: the network's output for this image, at the image's own size.
 
         Raises:
-            ValueError: the prediction cannot be sent; names the image.
+            ValueError: the prediction cannot be sent. The message names the image.
         """
 
     def kept_parts(self, folder: Path, records: Sequence[dict]) -> Iterator[Part]:
-        """The same from the files that an evaluation kept (TEST.KEEP_PREDICTIONS), for ``records``.
+        """The parts of ``records`` from the files that an evaluation kept (TEST.KEEP_PREDICTIONS).
 
         Args:
             folder: ``OUTPUT_DIR/inference/<data set>``.
-            records: with "image_id" and "file_name".
+            records: the images' records, with "image_id" and "file_name".
 
         Raises:
-            FileNotFoundError: files are absent; counted, the first few named.
+            FileNotFoundError: files are missing. The message has their number and the first names.
         """
         raise ValueError(f"the predictions in {folder} are not of a kind that can be sent to this server")
 

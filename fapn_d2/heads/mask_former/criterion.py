@@ -15,24 +15,25 @@ from torch.utils.checkpoint import checkpoint
 from ...layers.resize import resize_to
 from .matcher import FOCAL_ALPHA, FOCAL_GAMMA, HungarianMatcher, Matching, Targets
 
-#: Pixels of targets that are compared at a time: 16 masks of 640 x 640.
+#: The number of target pixels that are compared at a time: 16 masks of 640 x 640.
 _CHUNK_PIXELS = 16 * 640 * 640
 
 
 class SetCriterion(nn.Module):
-    """Losses of matched queries, for each layer with a matching of its own.
+    """Losses of matched queries. Each layer has its own matching.
 
-    ``loss_ce`` is the cross entropy of all queries, unmatched ones being "no object", as a weighted mean;
-    ``loss_mask`` (focal) and ``loss_dice`` are sums over matched pairs at the size of the targets, divided by the
-    number of targets of a process. The last layer's have these names, layer i's the suffix ``_i``, from 0.
+    ``loss_ce`` is the weighted mean of the cross entropy over all queries; unmatched queries have the target "no
+    object". ``loss_mask`` (focal) and ``loss_dice`` are sums over matched pairs at the size of the targets, divided by
+    the number of targets per process. The losses of the last layer have these names. Layer i, counted from 0, adds the
+    suffix ``_i``.
 
     Args:
-        num_classes: K.
-        matcher: what pairs queries with targets.
-        no_object_weight: weight of the class "no object" in the cross entropy.
-        class_weight, mask_weight, dice_weight: factors on the three losses.
-        chunk_pixels: pixels of targets that are compared at a time. Full-size maps are made again in the backward
-            pass, so that no more than that many exist, whatever number of pairs there is.
+        num_classes: the number of classes K.
+        matcher: the matcher that pairs queries with targets.
+        no_object_weight: the weight of the class "no object" in the cross entropy.
+        class_weight, mask_weight, dice_weight: the factors on the three losses.
+        chunk_pixels: the number of target pixels that are compared at a time. The backward pass computes full-size maps
+            again, so memory never holds more than this number, for any number of pairs.
     """
 
     @configurable
@@ -54,7 +55,7 @@ class SetCriterion(nn.Module):
         self.chunk_pixels = chunk_pixels
         empty_weight = torch.ones(num_classes + 1)
         empty_weight[-1] = no_object_weight
-        # Not saved: it is the config's.
+        # Not saved, because the config has it.
         self.register_buffer("empty_weight", empty_weight, persistent=False)
 
     @classmethod
@@ -72,9 +73,9 @@ class SetCriterion(nn.Module):
         """Weighted losses, in float32 or better.
 
         Args:
-            logits: (L, N, Q, K + 1).
-            masks: (L, N, Q, h, w).
-            targets: regions of each image; masks of one H x W.
+            logits: the class logits (L, N, Q, K + 1).
+            masks: the mask logits (L, N, Q, h, w).
+            targets: the regions of each image. All masks have the same H x W.
         """
         return {name: self.weights[name.rstrip("_0123456789")] * v for name, v in self.losses(logits, masks, targets)}
 
@@ -105,7 +106,7 @@ class SetCriterion(nn.Module):
     def _mask_losses(self, masks: Tensor, matching: Matching, targets: Sequence[Targets]) -> tuple[Tensor, Tensor]:
         """(L,) focal and (L,) dice losses."""
         pairs = matching.to(masks.device)
-        # One gathering for all chunks: each has a gradient of its own size, not of all masks'.
+        # One gathering for all chunks: the gradient of a chunk then has its own size, not the size of all masks.
         predicted = masks[pairs.layer, pairs.image, pairs.query]
         wanted = torch.cat([t.masks for t in targets])
         index = _of_batch(matching, targets).to(masks.device)
@@ -116,7 +117,7 @@ class SetCriterion(nn.Module):
         ]
         if len(predicted):
             focal, dice = (torch.cat(losses) for losses in zip(*parts))
-        else:  # nothing to compare, but every mask stays in the graph, as DistributedDataParallel wants it
+        else:  # nothing to compare, but every mask stays in the graph, because DistributedDataParallel needs it
             focal = dice = _precise(predicted).sum(dim=(1, 2))
         number = _targets_of_a_process(targets, masks.device)
         zero = focal.new_zeros(len(masks))
@@ -131,7 +132,7 @@ def _pair_losses(masks: Tensor, wanted: Tensor, index: Tensor) -> tuple[Tensor, 
         inside = masks.sigmoid()
         entropy = F.binary_cross_entropy_with_logits(masks, wanted, reduction="none")
         overlap = inside * wanted
-        wrong = inside + wanted - 2 * overlap  # 1 - p of what is right
+        wrong = inside + wanted - 2 * overlap  # 1 - p of the true label
         alpha = (1 - FOCAL_ALPHA) + (2 * FOCAL_ALPHA - 1) * wanted
         focal = (alpha * wrong**FOCAL_GAMMA * entropy).mean(dim=1)
         dice = 1 - (2 * overlap.sum(dim=1) + 1) / (inside.sum(dim=1) + wanted.sum(dim=1) + 1)
@@ -139,13 +140,13 @@ def _pair_losses(masks: Tensor, wanted: Tensor, index: Tensor) -> tuple[Tensor, 
 
 
 def _of_batch(matching: Matching, targets: Sequence[Targets]) -> Tensor:
-    """(P,) number of each pair's target among all targets of the batch, on the CPU."""
+    """(P,) index of each pair's target among all targets of the batch, on the CPU."""
     first = torch.tensor([0, *(len(t.labels) for t in targets)]).cumsum(0)
     return first[matching.image] + matching.target
 
 
 def _targets_of_a_process(targets: Sequence[Targets], device: torch.device) -> Tensor:
-    """Targets of the batch, averaged over all processes; at least 1."""
+    """The number of targets in the batch, averaged over all processes; at least 1."""
     number = torch.tensor(float(sum(len(t.labels) for t in targets)), device=device)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(number)

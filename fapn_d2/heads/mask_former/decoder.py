@@ -1,4 +1,4 @@
-"""MaskFormer's transformer decoder: queries look at a map and become class logits and mask vectors.
+"""MaskFormer's transformer decoder: queries attend to a map and become class logits and mask vectors.
 
 Cheng et al., NeurIPS 2021, Section 3.3. Letters: N images, Q queries, K classes, L layers, D channels, E channels of
 the pixel embedding, h x w its size.
@@ -35,13 +35,13 @@ class TransformerPredictor(nn.Module):
     """Classes and masks of all queries, after each layer.
 
     Args:
-        in_channels: of the map that the queries attend to.
-        num_classes: K; the last of K + 1 logits is "no object".
-        num_queries: Q.
-        mask_channels: E.
-        channels: D.
-        project: whether the map goes through a 1x1 convolution even where it has D channels already.
-        **transformer: options of :class:`Transformer`.
+        in_channels: the number of channels of the map that the queries attend to.
+        num_classes: the number of classes K. The last of K + 1 logits is "no object".
+        num_queries: the number of queries Q.
+        mask_channels: the number of channels E of the pixel embedding.
+        channels: the number of channels D.
+        project: whether the map goes through a 1x1 convolution even if it has D channels already.
+        **transformer: the options of :class:`Transformer`.
 
     Parameters are named as in the official code.
     """
@@ -96,9 +96,9 @@ class TransformerPredictor(nn.Module):
         """Predict.
 
         Args:
-            x: (N, C, h', w'), what queries attend to.
-            pixels: (N, E, h, w), embeddings of pixels.
-            last_only: leave out all layers but the last one.
+            x: the map (N, C, h', w') that the queries attend to.
+            pixels: the embeddings of pixels (N, E, h, w).
+            last_only: whether to return only the last layer.
 
         Returns:
             Class logits (L, N, Q, K + 1) and mask logits (L, N, Q, h, w), first layer first; L is 1 with ``last_only``.

@@ -16,13 +16,13 @@ from .pixel_decoder import build_pixel_decoder
 class MaskFormerHead(nn.Module):
     """Bottom-up maps -> classes and masks of queries.
 
-    Pyramid and transformer meet in one product only: the mask logits of a query are those of its vector with the
-    embedding of every pixel. The transformer reads a bottom-up map itself, not the pyramid's.
+    The pyramid and the transformer are joined by one product only: the mask logits of a query are the products of its
+    vector with the embedding of every pixel. The transformer reads a bottom-up map, not a pyramid level.
 
     Args:
-        pixel_decoder: maps by name -> pixel embeddings (N, E, h, w).
-        predictor: (map, pixel embeddings) -> class logits and mask logits.
-        in_feature: name of the map that the transformer reads.
+        pixel_decoder: a module from maps by name to pixel embeddings (N, E, h, w).
+        predictor: a module from (map, pixel embeddings) to class logits and mask logits.
+        in_feature: the name of the map that the transformer reads.
     """
 
     @configurable
@@ -47,7 +47,9 @@ class MaskFormerHead(nn.Module):
         }
 
     def forward(self, features: dict[str, Tensor], *, last_only: bool = False) -> tuple[Tensor, Tensor]:
-        """Maps by name -> class logits (L, N, Q, K + 1) and mask logits (L, N, Q, h, w), first layer first; of the last
-        layer alone, L = 1, with ``last_only``."""
+        """Maps by name -> class logits (L, N, Q, K + 1) and mask logits (L, N, Q, h, w), first layer first.
+
+        With ``last_only``, L is 1: only the last layer is returned.
+        """
         pixels = self.pixel_decoder(features)
         return self.predictor(features[self.in_feature], pixels, last_only=last_only)

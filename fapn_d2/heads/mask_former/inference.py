@@ -12,7 +12,7 @@ from torch import Tensor
 def semantic_scores(logits: Tensor, masks: Tensor) -> Tensor:
     """Class logits (Q, K + 1) and mask logits (Q, H, W) -> (K, H, W), sums of probabilities over queries.
 
-    They are not normalised, and no logits: a softmax of them means nothing.
+    They are not normalised, and they are not logits, so a softmax must not be applied.
     """
     return torch.einsum("qk,qhw->khw", logits.softmax(dim=-1)[:, :-1], masks.sigmoid())
 
@@ -25,14 +25,14 @@ def panoptic_segments(
     object_threshold: float = 0.0,
     overlap_threshold: float = 0.0,
 ) -> tuple[Tensor, list[dict]]:
-    """Every pixel goes to the query whose score times mask probability is greatest.
+    """Every pixel belongs to the query with the highest product of score and mask probability.
 
     Args:
-        logits: (Q, K + 1).
-        masks: (Q, H, W), logits.
-        things: classes whose segments are kept apart; segments of any other class are one.
-        object_threshold: queries with a score up to it are left out.
-        overlap_threshold: least part of a query's mask (probability of at least 0.5) that it must win.
+        logits: the class logits (Q, K + 1).
+        masks: the mask logits (Q, H, W).
+        things: the classes whose segments are separate objects. Segments of any other class are joined.
+        object_threshold: queries with a score of at most this are left out.
+        overlap_threshold: the smallest fraction of a query's mask (probability of at least 0.5) that must belong to it.
 
     Returns:
         (H, W) int32 ids, 0 for none, and the segments in the order of ids, each with "id", "isthing" and

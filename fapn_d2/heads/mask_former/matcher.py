@@ -1,4 +1,4 @@
-"""Which query is responsible for which target: Cheng et al., NeurIPS 2021, Section 3.2 and Appendix A.
+"""Matching of queries with targets: Cheng et al., NeurIPS 2021, Section 3.2 and Appendix A.
 
 Letters: N images, Q queries, T_n targets of image n, K classes, L layers, h x w size of the predicted masks, H x W size
 of the targets.
@@ -36,16 +36,16 @@ class Matching:
     target: Tensor
 
     def to(self, device: torch.device) -> "Matching":
-        """On another device, by one copy."""
+        """The same pairs on another device, transferred in one copy."""
         return Matching(*torch.stack([self.layer, self.image, self.query, self.target]).to(device, non_blocking=True))
 
 
 class HungarianMatcher:
-    """The assignment of least cost, for each layer and image on its own.
+    """The assignment with the lowest cost, for each layer and image separately.
 
-    The cost of a pair is ``class_weight * -p(class)`` + ``mask_weight * focal`` + ``dice_weight * dice``, of masks on
-    the grid of the predictions, to which targets are brought by nearest neighbours. (The losses, in contrast, are
-    computed at the size of the targets.)
+    The cost of a pair is ``class_weight * -p(class)`` + ``mask_weight * focal`` + ``dice_weight * dice``. Masks are
+    compared on the grid of the predictions; targets are resized to it by nearest neighbours. (The losses, in contrast,
+    are computed at the size of the targets.)
     """
 
     def __init__(self, *, class_weight: float = 1.0, mask_weight: float = 20.0, dice_weight: float = 1.0):
@@ -55,19 +55,19 @@ class HungarianMatcher:
     def __call__(self, logits: Tensor, masks: Tensor, targets: Sequence[Targets]) -> Matching:
         """Match all layers and images.
 
-        All costs go to the CPU in one copy, so that the GPU is waited for once.
+        All costs are copied to the CPU at once, so the CPU waits for the GPU only once.
 
         Args:
-            logits: (L, N, Q, K + 1).
-            masks: (L, N, Q, h, w), logits.
-            targets: of each image; none, or more than there are queries, are fine.
+            logits: the class logits (L, N, Q, K + 1).
+            masks: the mask logits (L, N, Q, h, w).
+            targets: the targets of each image. Their number may be 0 or larger than Q.
 
         Returns:
-            Index tensors on the CPU; min(Q, T_n) pairs of each layer and image.
+            Index tensors on the CPU, with min(Q, T_n) pairs for each layer and image.
         """
         layers, _, queries = logits.shape[:3]
         costs = [self._total(logits[:, n], masks[:, n], t) for n, t in enumerate(targets)]  # (L, Q, T_n) each
-        # Half precision may have overflowed: the pair is then not chosen, and the loss says what is wrong.
+        # If half precision has overflowed, the pair is not chosen, and the loss is not finite.
         flat = torch.cat([c.flatten() for c in costs]).nan_to_num(_NO_NUMBER, _NO_NUMBER, -_NO_NUMBER).cpu()
         parts = flat.split([c.numel() for c in costs])
         table = [part.view(layers, queries, -1).numpy() if part.numel() else None for part in parts]
@@ -88,9 +88,9 @@ class HungarianMatcher:
         """Unweighted costs of one image: class, focal and dice.
 
         Args:
-            logits: (L, Q, K + 1).
-            masks: (L, Q, h, w).
-            targets: of the image.
+            logits: the class logits (L, Q, K + 1).
+            masks: the mask logits (L, Q, h, w).
+            targets: the targets of the image.
 
         Returns:
             Three tensors (L, Q, T), in float32 or better.
@@ -100,7 +100,7 @@ class HungarianMatcher:
             by_class = -logits.softmax(dim=-1)[..., targets.labels]
             wanted = F.interpolate(targets.masks[:, None].to(torch.uint8), masks.shape[-2:], mode="nearest")
             wanted = wanted.flatten(1).to(masks.dtype)
-            by_layer = [_mask_costs(layer.flatten(1), wanted) for layer in masks]  # a layer's maps at a time
+            by_layer = [_mask_costs(layer.flatten(1), wanted) for layer in masks]  # the maps of one layer at a time
             return by_class, *(torch.stack(costs) for costs in zip(*by_layer))
 
 

@@ -1,4 +1,4 @@
-"""What makes the pixel embeddings that MaskFormer's masks are products with: Cheng et al., NeurIPS 2021, Section 3.3.
+"""MaskFormer's pixel decoders, which compute the embedding of every pixel: Cheng et al., NeurIPS 2021, Section 3.3.
 
 Letters: N images, C_i bottom-up map of level i, D channels of the decoder, E channels of the embedding.
 """
@@ -20,28 +20,28 @@ PIXEL_DECODERS = Registry("PIXEL_DECODER")
 PIXEL_DECODERS.__doc__ = """MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME: cfg, shapes of the bottom-up maps -> a module that
 turns the maps by name into pixel embeddings (N, E, H/4, W/4)."""
 
-#: Keys of a pyramid that describe what is fixed here.
+#: Keys of MODEL.NECK for the parts that this decoder fixes.
 _FIXED = ("CONTEXT", "LATERAL", "MERGE", "OUTPUT")
 
 
 @PIXEL_DECODERS.register()
 class MaskFormerPixelDecoder(nn.Module):
-    """A top-down path on which the *outputs* of levels go down::
+    """A top-down path that passes the *outputs* of levels to the finer levels::
 
         y_5 = relu(norm(conv3x3(C_5)))
         l_i = norm(conv1x1(C_i))
         y_i = relu(norm_i(conv3x3(fuse(l_i, align(l_i, y_{i+1})))))
         E   = conv3x3(y_2)
 
-    It is not a :class:`~fapn_d2.necks.topdown.TopDownPyramid`, where the sum before the output convolution goes down
-    and outputs are not chained. Alignment and fusion are the pyramid's own parts, MODEL.NECK.ALIGN and FUSE: "nearest"
-    and "sum" are MaskFormer's (``BasePixelDecoder``), "deform" is FaPN's (``BasePixelFANDecoder``). As in the official
-    code, FaPN's alignment has no norm of its own but uses norm_i a second time, and there is no selection module.
+    In a :class:`~fapn_d2.necks.topdown.TopDownPyramid`, in contrast, the sum before the output convolution goes to the
+    finer level. Alignment and fusion are the pyramid's parts, MODEL.NECK.ALIGN and FUSE: "nearest" and "sum" are
+    MaskFormer's (``BasePixelDecoder``), "deform" is FaPN's (``BasePixelFANDecoder``). As in the official code, FaPN's
+    alignment has no norm of its own and uses norm_i a second time, and there is no selection module.
 
     Args:
-        levels: finest first; their norm is the decoder's.
-        aligns, fuses: one for each level but the coarsest, finest first.
-        mask_channels: E.
+        levels: the levels, finest first. Their norm is also the norm of the decoder.
+        aligns, fuses: one part for each level but the coarsest, finest first.
+        mask_channels: the number of channels E.
 
     Parameters: ``adapter_<i>`` (l_i), ``align_<i>``, ``fuse_<i>``, ``layer_<i>`` and ``norm_<i>`` (y_i), with i from 1
     on the finest level, and ``mask_features`` (E).
@@ -90,7 +90,7 @@ class MaskFormerPixelDecoder(nn.Module):
             merges=names["MERGE"],
             key="MODEL.SEM_SEG_HEAD.IN_FEATURES",
         )
-        # Norms are the decoder's: alignments are built without.
+        # The decoder has the norms, so alignments are built without norms.
         plain = [Level(**{**vars(level), "norm": ""}) for level in levels[:-1]]
         return {
             "levels": levels,
@@ -129,16 +129,16 @@ def _conv(in_channels: int, out_channels: int, kernel_size: int, *, norm: str, b
 
 @PIXEL_DECODERS.register()
 class PyramidPixelDecoder(nn.Module):
-    """Any pyramid of this project on the bottom-up maps; its finest level, through a 3x3 convolution, is the embedding.
+    """Any pyramid of this project on the bottom-up maps. A 3x3 convolution of its finest level gives the embedding.
 
     MODEL.FPN and MODEL.NECK describe the pyramid, which has no levels above the coarsest map. Outputs of the other
-    levels, which nobody would read, are not built.
+    levels are not built, because nothing would read them.
 
     Args:
-        pyramid: takes the maps by name.
-        level: name of its finest level.
-        channels: of its levels.
-        mask_channels: E.
+        pyramid: the pyramid, a module that reads the maps by name.
+        level: the name of its finest level.
+        channels: the number of channels of its levels.
+        mask_channels: the number of channels E.
     """
 
     @configurable
@@ -177,7 +177,7 @@ def build_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.M
     """MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME on bottom-up maps of these shapes.
 
     Raises:
-        ValueError: an unknown name, or a map that the bottom-up network does not give; else as the decoder.
+        ValueError: the name is unknown, or the bottom-up network does not have a map; see also the decoder.
     """
     name = cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME
     if name not in PIXEL_DECODERS:

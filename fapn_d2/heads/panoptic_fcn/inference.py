@@ -13,13 +13,13 @@ from .kernel_fusion import fuse_stuff, fuse_things
 from .kernel_head import KernelEmbedding, mask_logits
 from .losses import Predictions, precise, region_kernels
 
-#: Masks that are enlarged to the size of the image at a time.
+#: The number of masks that are enlarged to the size of the image at a time.
 _CHUNK = 16
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Kernels of one image with what they stand for, from one level or from several."""
+    """Kernels of one image with their classes and scores, from one level or from several."""
 
     kernels: Tensor  #: (M,C), or (M,E) after the embedding
     classes: Tensor  #: (M,) int64
@@ -27,15 +27,15 @@ class Candidates:
 
 
 class PanopticFCNInference:
-    """Chooses kernels, joins them, and makes masks of them.
+    """Chooses kernels, joins them, and computes masks from them.
 
     Args:
-        thing_thresh: least score of an object's centre.
-        stuff_thresh: least mean score of a region.
-        mask_thresh: least score of a pixel of an object.
-        score_thresh: least score of an object in the end: its centre's, times the mean score of its pixels.
-        least_similarity: cosine of two kernels of a class from which on they are one object.
-        max_objects: objects of an image; half as many centres are taken from each level.
+        thing_thresh: the lowest score of an object's centre.
+        stuff_thresh: the lowest mean score of a region.
+        mask_thresh: the lowest score of a pixel of an object.
+        score_thresh: the lowest final score of an object: its centre's score times the mean score of its pixels.
+        least_similarity: the lowest cosine of two kernels of a class that are joined to one object.
+        max_objects: the largest number of objects per image. Each level provides at most half as many centres.
         smoothing: for each level the side, in cells, of the square over which centre scores are averaged.
     """
 
@@ -71,15 +71,15 @@ class PanopticFCNInference:
         """Objects and semantic scores of one image of a batch.
 
         Args:
-            predictions: of the batch.
-            embed_thing, embed_stuff: last layers of the kernels.
-            image: its number in the batch.
-            input_size: height and width of the image in the input, without padding.
-            output_size: height and width of the results.
+            predictions: the predictions for the batch.
+            embed_thing, embed_stuff: the last layers of the kernels.
+            image: the index of the image in the batch.
+            input_size: the height and width of the image in the input, without padding.
+            output_size: the height and width of the results.
 
         Returns:
             ``Instances`` of ``output_size`` with ``pred_boxes``, ``pred_masks`` (bool), ``scores`` and
-            ``pred_classes``, the best first; and (S, height, width) scores, 0 for classes that were not found.
+            ``pred_classes``, best first; and (S, height, width) scores, 0 for classes that were not found.
         """
         encoded = predictions.encoded[image]
         things = _joined(
@@ -99,12 +99,12 @@ class PanopticFCNInference:
         return objects, self._semantic(stuff, embed_stuff, encoded, num_classes, input_size, output_size)
 
     def things(self, centers: Tensor, kernels: Tensor, smoothing: int) -> Candidates:
-        """Objects of a level: the peaks of its smoothed centre scores, the best first.
+        """Objects of a level: the peaks of its smoothed centre scores, best first.
 
         Args:
-            centers: (K,h,w) logits.
-            kernels: (C,h,w).
-            smoothing: side of the square that is averaged, zeros outside of the map included.
+            centers: the logits (K,h,w).
+            kernels: the kernel map (C,h,w).
+            smoothing: the side of the square that is averaged. Positions outside of the map count as zeros.
         """
         scores = precise(centers).sigmoid()[None]
         scores = (scores + F.avg_pool2d(scores, smoothing, stride=1, padding=smoothing // 2)) / 2
@@ -120,8 +120,8 @@ class PanopticFCNInference:
         """Regions of a level, in the order of class numbers: every cell belongs to its best class.
 
         Args:
-            regions: (S,h,w) logits.
-            kernels: (C,h,w).
+            regions: the logits (S,h,w).
+            kernels: the kernel map (C,h,w).
         """
         scores = precise(regions).sigmoid()
         best, owners = scores.flatten(1).max(dim=0)
@@ -165,7 +165,7 @@ class PanopticFCNInference:
 
 
 def _enlarged(masks: Tensor, input_size: tuple[int, int], output_size: tuple[int, int]) -> Tensor:
-    """(M,H,W) at stride 4 -> (M, height, width): to the input's size, without its padding, to the output's size."""
+    """(M,H,W) at stride 4 -> (M, height, width): resized to the input, cropped to the image, resized to the output."""
     if not len(masks):  # which ``F.interpolate`` refuses
         return masks.new_zeros(0, *output_size)
     masks = F.interpolate(masks[None], scale_factor=4, mode="bilinear", align_corners=False)[0]

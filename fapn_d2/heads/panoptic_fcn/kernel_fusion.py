@@ -8,24 +8,25 @@ from torch.nn import functional as F
 def fuse_things(
     kernels: Tensor, classes: Tensor, scores: Tensor, *, least_similarity: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Join kernels of one class that are nearly the same; no box is needed for that.
+    """Join kernels of one class that are nearly equal. This needs no boxes.
 
     A kernel belongs to the first kernel of its class, in the given order, whose cosine similarity to it is at least
-    ``least_similarity``; often this is itself. A kernel that belongs to itself stays, as the mean of all kernels that
-    belong to it, with its own class and score. The others go, also where the kernel that they belong to has gone.
+    ``least_similarity``; often this is the kernel itself. A kernel that belongs to itself stays. It becomes the mean of
+    all kernels that belong to it and keeps its class and score. The others are removed, even if the kernel that they
+    belong to is removed too.
 
     Args:
-        kernels: (M,E), from the best score to the worst.
-        classes, scores: (M,).
-        least_similarity: -1 to 1.
+        kernels: the kernels (M,E), highest score first.
+        classes, scores: the classes and scores (M,).
+        least_similarity: the lowest cosine similarity, from -1 to 1.
 
     Returns:
-        (R,E), (R,), (R,) with R <= M, in the order of the input.
+        Kernels (R,E), classes (R,) and scores (R,) with R <= M, in the order of the input.
     """
     unit = F.normalize(kernels, dim=1)
     alike = (unit @ unit.T >= least_similarity) & (classes[:, None] == classes)
     numbers = torch.arange(len(kernels), device=kernels.device)
-    alike |= numbers[:, None] == numbers  # whatever rounding says
+    alike |= numbers[:, None] == numbers  # independent of rounding
     earlier = numbers[:, None] <= numbers
     owners = torch.where(alike & earlier, numbers[:, None], len(kernels)).amin(dim=0) if len(kernels) else numbers
     kept = owners == numbers
@@ -33,15 +34,15 @@ def fuse_things(
 
 
 def fuse_stuff(kernels: Tensor, classes: Tensor, scores: Tensor, *, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Join all kernels of a class by their mean; their scores too.
+    """Replace all kernels of a class by their mean, and their scores by the mean score.
 
     Args:
-        kernels: (M,E).
-        classes, scores: (M,).
-        num_classes: S.
+        kernels: the kernels (M,E).
+        classes, scores: the classes and scores (M,).
+        num_classes: the number of classes S.
 
     Returns:
-        (R,E), (R,), (R,), one for each class that is there, in the order of class numbers.
+        Kernels (R,E), classes (R,) and scores (R,), one for each class that occurs, in the order of class numbers.
     """
     there = torch.zeros(num_classes, dtype=torch.bool, device=classes.device)
     there[classes] = True

@@ -1,4 +1,4 @@
-"""What objects and regions look like: PanopticFCN, Section 3.1, "Kernel Head", and the last layer of its kernels."""
+"""The kernels of objects and regions: PanopticFCN, Section 3.1, "Kernel Head", and the last layer of its kernels."""
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ class KernelHead(nn.Module):
     """The kernel map: at every position the weights of the kernel that an object centred there would have.
 
     Args:
-        tower: hidden layers.
-        channels: channels that ``tower`` gives, and C.
+        tower: the hidden layers.
+        channels: the number of output channels of ``tower``, and C.
 
     Shapes: one map (N, in_channels, h, w) per level -> (N,C,h,w) per level; the levels share all weights.
     """
@@ -27,11 +27,11 @@ class KernelHead(nn.Module):
 
 
 class KernelEmbedding(nn.Module):
-    """Kernels at the width of the encoded feature, which they then give masks on; one for things and one for stuff.
+    """Brings kernels to the width of the encoded feature. There is one for things and one for stuff.
 
     Args:
-        channels: C.
-        embedded: E.
+        channels: the number of channels C of a kernel.
+        embedded: the number of channels E of the encoded feature.
     """
 
     def __init__(self, channels: int, embedded: int):

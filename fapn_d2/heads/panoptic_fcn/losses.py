@@ -12,13 +12,13 @@ from ...layers.operator_support import at_least_float32
 from .kernel_head import KernelEmbedding, mask_logits
 from .targets import Targets
 
-#: A cell guides the choice of an object's kernels if its mask, resized to the level, is above this.
+#: A cell may provide a kernel of an object if the object's mask, resized to the level, is above this.
 _LEAST_GUIDE = 0.1
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the heads give for a batch; lists have one entry per level, finest first."""
+    """The outputs of the heads for a batch. Lists have one entry per level, finest first."""
 
     centers: list[Tensor]  #: (N,K,h,w) logits
     regions: list[Tensor]  #: (N,S,h,w) logits
@@ -32,10 +32,10 @@ class PanopticFCNLosses:
     Normalisers count the objects of this process, as in the official code.
 
     Args:
-        num_kernels: positions of an object on a level whose kernels are trained: those with the best scores inside it.
-            A level with fewer cells gives all of them.
-        position_weight, segment_weight: of the two pairs of losses.
-        alpha, gamma: of the focal loss.
+        num_kernels: the number of positions per object and level whose kernels are trained: the positions with the best
+            scores inside the object. A level with fewer cells provides all of them.
+        position_weight, segment_weight: the factors on the two pairs of losses.
+        alpha, gamma: the parameters of the focal loss.
     """
 
     def __init__(self, *, num_kernels: int, position_weight: float, segment_weight: float, alpha: float, gamma: float):
@@ -50,7 +50,7 @@ class PanopticFCNLosses:
     ) -> dict[str, Tensor]:
         """Scalars "loss_pos_th", "loss_pos_st", "loss_seg_th" and "loss_seg_st", weighted.
 
-        Without objects or without regions the respective loss of masks is 0, with gradients that are 0.
+        Without objects or without regions, the respective loss of masks is 0, and its gradients are 0.
         """
         num_objects = max(sum(len(x) for of_images in targets.objects for x in of_images), 1)
         centers = sum(self._focal(x, t).sum() for x, t in zip(predictions.centers, targets.centers))
@@ -85,7 +85,7 @@ class PanopticFCNLosses:
         return total
 
     def _stuff(self, predictions: Predictions, targets: Targets, embed: KernelEmbedding) -> Tensor:
-        """Mean over all triples of an image, a level and a class that is there."""
+        """Mean over all triples of an image, a level and a class that occurs."""
         kernels = torch.stack(
             [region_kernels(k, t > 0) for k, t in zip(predictions.kernels, targets.regions)], dim=1
         )  # (N, levels, S, C)
@@ -105,22 +105,23 @@ def region_kernels(kernels: Tensor, regions: Tensor) -> Tensor:
     """Kernels of regions: the mean over **all** cells of the kernel map that is 0 outside the region.
 
     Args:
-        kernels: (N,C,h,w).
-        regions: (N,S,h,w) bool.
+        kernels: the kernel maps (N,C,h,w).
+        regions: the regions (N,S,h,w), bool.
 
     Returns:
-        (N,S,C). It shrinks with the region's share of the map; a mean over the region would be another network.
+        The kernels (N,S,C). Their length decreases with the area of the region. A mean over the region alone would give
+        a different network.
     """
     cells = regions.shape[2] * regions.shape[3]
     return torch.einsum("nchw,nshw->nsc", kernels, regions.to(kernels.dtype)) / cells
 
 
 def _nothing(predictions: Predictions, embed: KernelEmbedding) -> Tensor:
-    """0 that depends on all that masks are made of, so that every parameter has a gradient on every process."""
+    """A zero that depends on all inputs of the masks, so that every parameter has a gradient in every process."""
     parts = [predictions.encoded, *predictions.kernels]
     return sum(precise(x).mean() * 0 for x in parts) + embed(parts[-1].flatten(2)[0, :, :1].T).sum() * 0
 
 
 def precise(x: Tensor) -> Tensor:
-    """``x`` in float32, or in float64 if it is that: for losses and scores under autocast."""
+    """``x`` in float32, or in float64 if it has that type: for losses and scores under autocast."""
     return at_least_float32(x.dtype, x)[0]

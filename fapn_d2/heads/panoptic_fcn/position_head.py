@@ -1,4 +1,4 @@
-"""Where objects and regions are: PanopticFCN, Section 3.1, "Position Head"."""
+"""The positions of objects and regions: PanopticFCN, Section 3.1, "Position Head"."""
 
 from torch import Tensor, nn
 
@@ -9,11 +9,11 @@ class PositionHead(nn.Module):
     """Logits of object centres and of regions; the levels share all weights.
 
     Args:
-        tower: hidden layers.
-        channels: channels that ``tower`` gives.
-        num_things: K.
-        num_stuff: S.
-        bias: of both predictors at the start; -2.19 gives every position a score of 0.1.
+        tower: the hidden layers.
+        channels: the number of output channels of ``tower``.
+        num_things: the number of thing classes K.
+        num_stuff: the number of stuff classes S.
+        bias: the initial bias of both predictors; -2.19 gives every position a score of 0.1.
 
     Shapes: one map (N, in_channels, h, w) per level -> center logits (N,K,h,w) and region logits (N,S,h,w) per level.
     """

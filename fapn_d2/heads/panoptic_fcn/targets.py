@@ -1,6 +1,6 @@
-"""What PanopticFCN learns from: score maps of centres and regions, and masks at stride 4. PanopticFCN, Section 3.1.
+"""The targets of PanopticFCN: score maps of centres and regions, and masks at stride 4. PanopticFCN, Section 3.1.
 
-The paper leaves most of it open; the numbers are those of its official code.
+The paper does not describe most of the details; the numbers are those of its official code.
 """
 
 from collections.abc import Sequence
@@ -31,21 +31,21 @@ class Targets:
 
 
 class TargetBuilder:
-    """Makes the targets of a batch.
+    """Computes the targets of a batch.
 
     Args:
-        num_things: K.
-        num_stuff: S.
-        scales: one (least, greatest) per level: the objects on it, by the square root of the area of their box in
-            pixels of the input. Both ends are included and ranges may overlap, so an object may be on several levels.
+        num_things: the number of thing classes K.
+        num_stuff: the number of stuff classes S.
+        scales: one (smallest, largest) size of objects per level: the square root of the area of the box in pixels of
+            the input. Both ends are included. Ranges may overlap, so an object may be on several levels.
         center: "mass" puts an object's centre at the mean position of its mask at stride 4, "box" at the middle of its
-            box. An object whose mask is empty at stride 4 has the middle of its box.
-        min_overlap: IoU with its box that a box of the same size still has when it is moved by the radius of a centre's
-            Gaussian, by the formulas of CornerNet's code.
-        sigma: diameters of that Gaussian in one standard deviation, upside down: its deviation is diameter / sigma.
+            box. If the mask is empty at stride 4, the centre is the middle of the box.
+        min_overlap: the IoU of a box with the same box moved by the radius of a centre's Gaussian, by the formulas of
+            CornerNet's code. It determines the radius.
+        sigma: the diameter of the Gaussian divided by its standard deviation.
 
     Raises:
-        ValueError: an unknown ``center``.
+        ValueError: ``center`` is unknown.
     """
 
     def __init__(
@@ -81,13 +81,13 @@ class TargetBuilder:
         """Targets of the images of a batch.
 
         Args:
-            instances: of each image, with ``gt_boxes``, ``gt_classes`` and ``gt_masks`` where there are objects. If
-                they are not on a GPU, nothing here waits for one.
-            sem_seg: (height, width) labels of each image; numbers from S on belong to no class and are background of
-                all.
-            finest: H and W, a quarter of the padded input's size.
-            levels: h and w of each level.
-            device, dtype: of the targets.
+            instances: the objects of each image, with ``gt_boxes``, ``gt_classes`` and ``gt_masks`` if there are
+                objects. If they are not on a GPU, this function does not wait for the GPU.
+            sem_seg: the labels (height, width) of each image. Numbers from S on do not belong to a class; such pixels
+                are background for all classes.
+            finest: the size (H, W), a quarter of the padded input's size.
+            levels: the size (h, w) of each level.
+            device, dtype: the device and type of the targets.
         """
         areas = [x.gt_boxes.area().sqrt() for x in instances]
         objects = [
@@ -131,15 +131,15 @@ class TargetBuilder:
 def gaussian_radius(sides: Tensor, min_overlap: float) -> Tensor:
     """Radius in whole cells of the Gaussian around a centre: CornerNet (Law and Deng, ECCV 2018), Section 3.2.
 
-    Two of the three roots are divided by 2 where the quadratic formula has 2a, as in CornerNet's code and all that
-    followed it.
+    Two of the three roots are divided by 2 instead of the 2a of the quadratic formula, as in CornerNet's code and in
+    the code of later detectors.
 
     Args:
-        sides: (n,2) float64, height and width of boxes in cells of the level.
-        min_overlap: IoU that must remain.
+        sides: the heights and widths (n,2) of boxes in cells of the level, float64.
+        min_overlap: the IoU that must remain.
 
     Returns:
-        (n,) int64.
+        The radii (n,), int64.
     """
     total, area, o = sides.sum(dim=1), sides.prod(dim=1), min_overlap
     first = (total + (total**2 - 4 * area * (1 - o) / (1 + o)).clamp(min=0).sqrt()) / 2
@@ -160,16 +160,17 @@ def gaussian_scores(
     """Score maps: for each class the greatest of its objects' Gaussians, each inside a square around its centre.
 
     Args:
-        centers: (n,2) int64, row and column; one that lies outside leaves the part of its Gaussian that is inside.
-        radii: (n,) int64, half the side of the square in cells.
-        classes: (n,) int64.
-        num_classes: K.
-        size: h and w.
-        sigma: the Gaussian's standard deviation is (2 radius + 1) / sigma.
-        dtype: of the result.
+        centers: the rows and columns (n,2), int64. If a centre is outside of the map, the part of its Gaussian inside
+            of the map is drawn.
+        radii: half the side of each square in cells (n,), int64.
+        classes: the class numbers (n,), int64.
+        num_classes: the number of classes K.
+        size: the size (h, w) of the map.
+        sigma: the number such that the Gaussian's standard deviation is (2 radius + 1) / sigma.
+        dtype: the type of the result.
 
     Returns:
-        (K,h,w).
+        The maps (K,h,w).
     """
     scores = torch.zeros(num_classes, *size, dtype=dtype, device=centers.device)
     if not len(centers):
@@ -191,12 +192,12 @@ def quarter(size: Sequence[int]) -> tuple[int, int]:
 
 
 def _padded(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Zeros below and to the right; rows and columns that do not fit are cut off."""
+    """``maps`` with zeros added at the bottom and on the right; surplus rows and columns are cut off."""
     return F.pad(maps, (0, size[1] - maps.shape[2], 0, size[0] - maps.shape[1]))
 
 
 def _masks(instances: Instances, device: torch.device) -> tuple[Tensor, tuple[int, int]]:
-    """(n,height,width) bool masks and their size at stride 4; loaders leave the field out where nothing is."""
+    """(n,height,width) bool masks, and their size at stride 4. Loaders leave the field out if there are no objects."""
     size = instances.image_size
     if not len(instances):
         return torch.zeros(0, *size, dtype=torch.bool, device=device), quarter(size)

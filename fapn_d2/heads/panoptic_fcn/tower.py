@@ -1,4 +1,4 @@
-"""The hidden layers that all heads of PanopticFCN are made of."""
+"""The hidden layers of all heads of PanopticFCN."""
 
 from torch import Tensor, nn
 
@@ -11,13 +11,13 @@ class Tower(nn.Sequential):
     """3x3 convolutions with norm and ReLU, on a map that may get two channels of coordinates first.
 
     Args:
-        in_channels: channels of the map, without the coordinates.
-        channels: channels of each layer.
-        num_convs: number of layers.
-        norm: name for Detectron2's ``get_norm``; a layer without a norm has a bias, unless it is deformable.
+        in_channels: the number of channels of the map, without the coordinates.
+        channels: the number of channels of each layer.
+        num_convs: the number of layers.
+        norm: a name for Detectron2's ``get_norm``. A layer without a norm has a bias, unless it is deformable.
         coordinates: whether the map gets the two channels of ``append_coordinates``.
-        deformable: modulated deformable convolutions in place of plain ones.
-        backend: of the deformable convolutions; None: the process's choice.
+        deformable: whether convolutions are modulated deformable ones.
+        backend: the backend of the deformable convolutions; None: the process's choice.
 
     Shapes: (N, in_channels, h, w) -> (N, channels, h, w).
 

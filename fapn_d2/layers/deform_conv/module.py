@@ -33,11 +33,11 @@ def modulated_deform_conv2d(
     """Convolution whose taps are moved by ``offset`` (pixels of x, bilinear, zero outside) and scaled by ``mask``.
 
     Args:
-        x: (N, C, H, W).
+        x: the input (N, C, H, W).
         offset: (N, 2*G*K, h, w), group-major, then taps in row-major order, then (dy, dx). Group g moves the taps for
             input channels g*C/G to (g+1)*C/G. G is inferred.
         mask: (N, G*K, h, w), used as it is (no sigmoid), or None for ones.
-        weight: (O, C, kh, kw).
+        weight: the weights (O, C, kh, kw).
         bias: (O,) or None.
         stride, padding, dilation: an int or a (vertical, horizontal) pair.
         backend: "auto", "torchvision" or "triton" (see backend.py); None: the choice of the process, ``set_backend``.

@@ -46,9 +46,9 @@ def flow_warp(
     fine map is one pixel wide or high, the first column or row is sampled.
 
     Args:
-        x: (N, C, h, w).
+        x: the input (N, C, h, w).
         flow: (N, 2, H, W); channel 0 is the displacement to the right, channel 1 the displacement down.
-        added: (N, C, H, W), a map that is added to the warped map, on CUDA in the same pass; None: nothing.
+        added: a map (N, C, H, W) that is added to the warped map, on CUDA in the same pass; None: nothing.
         unit: number of fine pixels that one unit of flow moves a sample.
         align_corners: True: -1 and 1 are the centres of the outermost pixels of ``x``, as in the official code; False:
             their outer edges, which is what the paper's own code computes with PyTorch >= 1.3.

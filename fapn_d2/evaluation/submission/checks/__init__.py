@@ -1,1 +1,1 @@
-"""What a server would refuse in an archive, or score as nonsense: one function for each fault."""
+"""Checks for what a server would refuse, or accept with meaningless scores: one function for each fault."""

@@ -13,27 +13,27 @@ from ..json_stream import array_entries
 from .faults import Fault, Report
 from .submission import Submission, bar
 
-#: Things that the server knows.
+#: The number of thing classes that the server knows.
 THING_IDS = frozenset(category["id"] for category in COCO_CATEGORIES if category["isthing"])
 #: Most objects per image that the server reads.
 MOST_OBJECTS = 100
-#: Objects from which on it is telling that a part of the classes never occurs.
+#: The number of objects from which on it is suspicious if some classes never occur.
 _MANY = 1000
 
 
 @dataclass
 class Seen:
-    """What is counted over all entries.
+    """Counts over all entries.
 
     Attributes:
         sub: the archive.
-        entries: number of entries.
-        per_image: image id -> its entries.
-        categories: category id -> its entries.
-        outside: boxes that leave their image by more than a pixel.
-        unknown: category ids that do not exist.
-        masks: of stuff: image id -> union of its masks so far.
-        classes: of stuff: (image id, category id) that occurred.
+        entries: the number of entries.
+        per_image: image id -> the number of its entries.
+        categories: category id -> the number of its entries.
+        outside: the number of boxes that leave their image by more than a pixel.
+        unknown: the category ids that do not exist.
+        masks: image id -> the union of its masks so far; for stuff only.
+        classes: the pairs (image id, category id) so far; for stuff only.
     """
 
     sub: Submission
@@ -186,7 +186,7 @@ def check_mask(entry: dict, seen: Seen) -> Iterator[Fault]:
 
 
 def check_stuff_apart(entry: dict, seen: Seen) -> Iterator[Fault]:
-    """One entry per class and image, and no pixel in two classes. Comes last: the mask is known to be sound."""
+    """One entry per class and image, and no pixel in two classes. This check is the last, so the mask is valid."""
     if not seen.stuff:
         return
     image, code = entry["image_id"], entry["segmentation"]
@@ -253,7 +253,7 @@ def check_something_there(seen: Seen) -> Iterator[Fault]:
 
 
 def check_images_covered(seen: Seen) -> Iterator[Fault]:
-    """An image without an object is allowed; one without stuff is not, for every pixel has a class."""
+    """An image without an object is allowed. An image without stuff is not, because every pixel has a class."""
     total = len(seen.sub.images.records)
     absent = [i for i in seen.sub.images.by_id if i not in seen.per_image]
     if absent and seen.entries:
@@ -321,10 +321,10 @@ def _placed(fault: Fault, number: int, image: object) -> Fault:
 
 
 def run_length_problem(code: dict) -> str | None:
-    """What is wrong with COCO's compressed run lengths, or None. pycocotools would read over the end of wrong ones.
+    """The fault of COCO's compressed run lengths, or None. pycocotools would read beyond the end of faulty ones.
 
-    Each run is written in base 32, the lowest five bits first, a sixth bit for "more follows"; from the fourth run on
-    it is the difference to the run before the last one.
+    Each run is written in base 32, the lowest five bits first. A sixth bit means "more follows". From the fourth run
+    on, the number is the difference to the run before the last one.
     """
     text = np.frombuffer(code["counts"].encode(), np.uint8).astype(np.int64) - 48
     pixels = int(np.prod(code["size"]))

@@ -12,9 +12,9 @@ from ..archive import in_words
 from .faults import Fault
 from .submission import Submission, is_clutter
 
-#: JSON files above this size were killed or cut short by servers.
+#: Servers have failed on JSON files above this size.
 LARGE_JSON = 10**9
-#: More files than this need an extension of the zip format that not every unpacker has.
+#: More files than this need an extension of the zip format that not every program can read.
 MANY_FILES = 65535
 
 
@@ -60,7 +60,7 @@ def check_doubled_names(sub: Submission) -> Iterator[Fault]:
 
 
 def check_archive_name(sub: Submission) -> Iterator[Fault]:
-    """COCO prescribes the name; the other servers take any."""
+    """COCO prescribes the name; the other servers accept any name."""
     if sub.task.server != "coco":
         return
     example = sub.task.names(_split_name(sub), "ALGORITHM").archive
@@ -100,7 +100,7 @@ def check_size(sub: Submission) -> Iterator[Fault]:
 
 
 def check_list(sub: Submission) -> Iterator[Fault]:
-    """The list of images must be the server's, or the comparison with it says little."""
+    """The list of images must be the server's. Otherwise a comparison with it is of little use."""
     found, official = len(sub.images.records), sub.split.images
     if official and found != official:
         yield Fault(

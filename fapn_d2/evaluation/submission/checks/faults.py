@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Fault:
-    """Something wrong with an archive.
+    """A fault of an archive.
 
     Attributes:
-        what: one sentence without full stop, the same for every place where it occurs.
-        fix: what to do about it.
-        where: the place; "": the archive as a whole.
-        remark: the server takes it, and it may be meant.
+        what: the fault in one sentence without a full stop; the same text for every place.
+        fix: the way to fix it.
+        where: the place; "": the whole archive.
+        remark: whether the server accepts it and the user may have intended it.
     """
 
     what: str
@@ -30,7 +30,7 @@ class Group:
     places: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        """What, where (the first three places) and how to fix it."""
+        """The text of the fault: what it is, the first three places, and the way to fix it."""
         lines = [self.fault.what + (f" ({self.count} times)" if self.count > 1 else "")]
         if places := [place for place in self.places if place]:
             lines.append(f"   where: {'; '.join(places)}{'; ...' if self.count > len(places) else ''}")
@@ -57,12 +57,12 @@ class Report:
 
     @property
     def problems(self) -> list[Group]:
-        """Faults for which the server refuses the archive or scores something else than what was predicted."""
+        """The faults for which the server refuses the archive, or scores something else than the predictions."""
         return [group for group in self._groups.values() if not group.fault.remark]
 
     @property
     def remarks(self) -> list[Group]:
-        """What the server takes and may be meant."""
+        """The faults that the server accepts and the user may have intended."""
         return [group for group in self._groups.values() if group.fault.remark]
 
     @property

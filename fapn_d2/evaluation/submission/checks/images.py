@@ -1,4 +1,4 @@
-"""PNGs in an archive: how they are stored, before anything is read into them."""
+"""PNGs in an archive: their format and size, independent of the meaning of their values."""
 
 import io
 import struct
@@ -17,11 +17,11 @@ KINDS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with a
 
 @dataclass(frozen=True)
 class Header:
-    """What a PNG says of itself.
+    """The header of a PNG.
 
     Attributes:
-        size: (H, W).
-        bits: of a channel or index.
+        size: the (H, W) of the image.
+        bits: the number of bits per channel or index.
         kind: one of :data:`KINDS`.
     """
 
@@ -31,7 +31,7 @@ class Header:
 
 
 def header(content: bytes) -> Header | None:
-    """The header of a PNG, or None where it is not one. Pillow hides the number of bits."""
+    """The header of a PNG, or None if the content is not a PNG. Pillow hides the number of bits."""
     if content[:8] != _SIGNATURE or len(content) < 26:
         return None
     width, height, bits, kind = struct.unpack(">IIBB", content[16:26])
@@ -39,7 +39,7 @@ def header(content: bytes) -> Header | None:
 
 
 def pixels(content: bytes) -> np.ndarray | None:
-    """Stored values, of a palette image its indices; None where the file is damaged."""
+    """The stored values, which are indices in a palette image; None if the file is damaged."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             return np.asarray(image)
@@ -53,7 +53,7 @@ def check_png(content: bytes, name: str) -> Iterator[Fault]:
 
 
 def check_size(found: tuple[int, int], expected: tuple[int, int] | None, name: str) -> Iterator[Fault]:
-    """Half-size outputs get their own sentence."""
+    """Outputs of half the size, a common mistake, have a message of their own."""
     if expected is None or found == tuple(expected):
         return
     where = f"{name}: {found}, image {tuple(expected)} (H, W)"

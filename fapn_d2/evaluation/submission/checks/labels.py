@@ -18,7 +18,7 @@ IGNORED = {255: "ignored pixels of the training labels", 200: "values that a con
 
 
 def key_of(sub: Submission, name: str) -> str | None:
-    """What ties a file to an image: Cityscapes' <city>_<sequence>_<frame>, else the stem."""
+    """The key that a file and its image share: <city>_<sequence>_<frame> for Cityscapes, else the stem."""
     if sub.task.server != "cityscapes":
         return PurePosixPath(name).stem
     try:
@@ -57,7 +57,7 @@ def check_other_files(sub: Submission, suffixes: tuple[str, ...]) -> Iterator[Fa
 
 
 def check_mode(head: Header, name: str) -> Iterator[Fault]:
-    """A palette image is as good as a grey one, if its indices are the values."""
+    """A palette image is accepted like a grey one if its indices are the values."""
     if head.kind not in ("grey", "palette"):
         yield Fault(
             "a label image has several channels: it shows colours instead of class numbers",
@@ -89,7 +89,7 @@ def check_values(values: np.ndarray, allowed: np.ndarray, name: str) -> Iterator
 
 
 def check_train_ids(values: np.ndarray, sub: Submission) -> Iterator[Fault]:
-    """Of all files together: Cityscapes' 0 to 18 instead of 7 to 33."""
+    """A check of all files together: Cityscapes' train ids (0 to 18) instead of label ids (7 to 33)."""
     table = label_table().label_id
     if (
         sub.task.server == "cityscapes"
@@ -105,7 +105,7 @@ def check_train_ids(values: np.ndarray, sub: Submission) -> Iterator[Fault]:
 
 
 def check_counts_from_one(values: np.ndarray, sub: Submission) -> Iterator[Fault]:
-    """Of all files together: ADE20K's classes minus one."""
+    """A check of all files together: ADE20K's classes minus one."""
     if sub.task.server == "ade20k" and 0 in values:
         yield Fault(
             "0 occurs, which is not a class to the server: classes count from 1 (class of the network + 1)",

@@ -14,7 +14,7 @@ from .faults import Fault, Report
 from .images import Header, check_png, check_size, header, pixels
 from .submission import Submission, bar
 
-#: Share of an archive's pixels without segment from which on it is remarked.
+#: The largest fraction of pixels without a segment that gets no remark.
 MUCH_VOID = 0.5
 
 
@@ -145,11 +145,11 @@ def check_mode(head: Header, name: str) -> Iterator[Fault]:
     elif head.kind == "RGB with alpha":
         yield Fault("a PNG has an alpha channel, which the server ignores", fix, name, remark=True)
     elif head.kind != "RGB":
-        yield Fault("a PNG is not RGB, so that it holds no segment ids", fix, f"{name} ({head.kind})")
+        yield Fault("a PNG is not RGB, so it contains no segment ids", fix, f"{name} ({head.kind})")
 
 
 def check_agreement(ids: set[int], annotation: dict) -> Iterator[Fault]:
-    """Segments of the PNG against those of the JSON file."""
+    """Compare the segments of the PNG with those of the JSON file."""
     listed = {s["id"] for s in annotation["segments_info"]}
     for number in sorted(ids - listed - {0}):
         fix = "list every segment, or write 0 for void"
@@ -206,7 +206,7 @@ def check_panoptic(sub: Submission, report: Report) -> None:
 
 
 def _check_image(path: str, annotation: dict, sub: Submission, report: Report) -> tuple[int, int]:
-    """Check a PNG; returns its pixels without segment, and all its pixels."""
+    """Check a PNG; returns the number of its pixels without a segment, and the number of all its pixels."""
     content = sub.read(path)
     faults = list(check_png(content, path))
     if faults:

@@ -21,9 +21,9 @@ class ImageList:
     """The images that a server scores.
 
     Attributes:
-        records: with "image_id", "file_name" and maybe "height" and "width".
-        source: what it is, for messages.
-        complete: whether it is meant to be the server's whole split.
+        records: the records with "image_id", "file_name" and perhaps "height" and "width".
+        source: the name of the list in messages.
+        complete: whether the list should be the server's whole split.
     """
 
     records: list[dict]
@@ -41,7 +41,7 @@ class ImageList:
         return {Path(record["file_name"]).stem: record for record in self.records}
 
     def size(self, record: dict) -> tuple[int, int] | None:
-        """(H, W) of an image: from the list, or from the file's header, or None where neither is there."""
+        """(H, W) of an image, from the list or from the file's header; None if neither exists."""
         if "height" in record:
             return record["height"], record["width"]
         if not Path(record["file_name"]).is_file():
@@ -56,12 +56,12 @@ class Submission:
     """An archive that could be opened.
 
     Attributes:
-        path: of the zip.
+        path: the path of the zip.
         zip: the open zip.
-        task: what it is for.
-        split: which images.
+        task: the task of the archive.
+        split: the split of the archive.
         images: the images of the split.
-        newer_than: (seconds since 1970, what that is): the time of the weights; None: not known.
+        newer_than: (seconds since 1970, description) of the weights; None: not known.
     """
 
     path: Path
@@ -91,7 +91,7 @@ class Submission:
 
 
 def bar(items: Iterable, unit: str) -> Iterable:
-    """``items`` with a bar where they take longer than two seconds."""
+    """``items`` with a progress bar if they take longer than two seconds."""
     return tqdm(items, desc="checking", unit=unit, delay=2)
 
 

@@ -1,7 +1,4 @@
-"""Training, scoring and timing two panoptic networks that differ only in the neck: what ``make demo`` runs.
-
-The two networks are called twins here.
-"""
+"""Training, scoring and timing two panoptic networks that differ only in the neck: what ``make demo`` runs."""
 
 import contextlib
 import json
@@ -30,7 +27,7 @@ from ..inference.trained import use_available_device
 from ..reproduction.runs import read_losses
 
 #: Name in tables and pictures -> config. The others are compared with the first.
-TWINS = {
+NETWORKS = {
     "FPN": "quickstart/panoptic_FPN_shapes.yaml",
     "FaPN": "quickstart/panoptic_FaPN_shapes.yaml",
 }
@@ -54,7 +51,7 @@ def score_of(results: dict, column: str) -> float:
 
 
 @dataclass
-class Twin:
+class DemoNetwork:
     """One trained and scored network."""
 
     name: str
@@ -76,8 +73,8 @@ class Twin:
         return [self.name, *scores, f"{self.parameters / 1e6:.2f} M", f"{self.milliseconds:.0f}"]
 
 
-def run_demo(folder: str | Path, *, shrink: float = 1.0, opts: Sequence[str] = ()) -> list[Twin]:
-    """Train, score and time both networks of TWINS with the same seed, data and schedule.
+def run_demo(folder: str | Path, *, shrink: float = 1.0, opts: Sequence[str] = ()) -> list[DemoNetwork]:
+    """Train, score and time both networks of NETWORKS with the same seed, data and schedule.
 
     Args:
         folder: each network gets a sub-folder with checkpoint, config, ``metrics.json`` and ``results.json``;
@@ -86,7 +83,7 @@ def run_demo(folder: str | Path, *, shrink: float = 1.0, opts: Sequence[str] = (
         opts: KEY VALUE pairs for both configs.
 
     Returns:
-        The networks in the order of TWINS.
+        The networks in the order of NETWORKS.
 
     Raises:
         ValueError: ``shrink`` is out of range, or an option is unknown or has the wrong type.
@@ -95,18 +92,18 @@ def run_demo(folder: str | Path, *, shrink: float = 1.0, opts: Sequence[str] = (
         raise ValueError(f"--shrink takes a factor in (0, 1], got {shrink:g}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    configs = {name: demo_config(name, folder / name, shrink=shrink, opts=opts) for name in TWINS}
+    configs = {name: demo_config(name, folder / name, shrink=shrink, opts=opts) for name in NETWORKS}
     with _talk_to_file(folder / "log.txt"):
         for dataset in {d for cfg in configs.values() for d in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)}:
             DatasetCatalog.get(dataset)  # generated on first use, before the first network is timed
-        twins = [train_twin(name, cfg) for name, cfg in configs.items()]
-        time_twins(twins)
-    return twins
+        networks = [train_network(name, cfg) for name, cfg in configs.items()]
+        time_networks(networks)
+    return networks
 
 
 def demo_config(name: str, folder: Path, *, shrink: float, opts: Sequence[str]) -> CfgNode:
     """The frozen config of one network, on the GPU if there is one, with its iterations shrunk."""
-    cfg = load_config(str(CONFIGS / TWINS[name]), ["OUTPUT_DIR", str(folder), *opts])
+    cfg = load_config(str(CONFIGS / NETWORKS[name]), ["OUTPUT_DIR", str(folder), *opts])
     use_available_device(cfg)
     cfg.SOLVER.MAX_ITER = max(2, round(cfg.SOLVER.MAX_ITER * shrink))
     cfg.SOLVER.WARMUP_ITERS = min(cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.MAX_ITER // 2)
@@ -114,7 +111,7 @@ def demo_config(name: str, folder: Path, *, shrink: float, opts: Sequence[str]) 
     return cfg
 
 
-def train_twin(name: str, cfg: CfgNode) -> Twin:
+def train_network(name: str, cfg: CfgNode) -> DemoNetwork:
     """Train and score with the ``Trainer`` of tools/train_net.py; a bar shows the time left and the loss."""
     start = time.perf_counter()
     folder = Path(cfg.OUTPUT_DIR)
@@ -128,36 +125,36 @@ def train_twin(name: str, cfg: CfgNode) -> Twin:
     # First among the hooks, so that the evaluation at the end is not counted as part of an iteration.
     trainer.register_hooks([ProgressBar(name)])
     trainer.train()
-    return Twin(
+    return DemoNetwork(
         name=name,
         cfg=cfg,
         model=trainer.model.eval(),
         results=json.loads((folder / "results.json").read_text()),
         losses=read_losses(metrics),
         seconds=time.perf_counter() - start,
-        record=describe_run(cfg, TWINS[name]),
+        record=describe_run(cfg, NETWORKS[name]),
     )
 
 
-def time_twins(twins: Sequence[Twin], *, images: int = 30) -> None:
+def time_networks(networks: Sequence[DemoNetwork], *, images: int = 30) -> None:
     """Set ``milliseconds``: the median over images, one at a time. The networks take turns, so that other work on the
     machine slows both."""
-    loaders = [Trainer.build_test_loader(t.cfg, t.cfg.DATASETS.TEST[0]) for t in twins]
-    times: list[list[float]] = [[] for _ in twins]
+    loaders = [Trainer.build_test_loader(t.cfg, t.cfg.DATASETS.TEST[0]) for t in networks]
+    times: list[list[float]] = [[] for _ in networks]
     for i, batches in zip(range(images), zip(*loaders)):
-        for twin, batch, seconds in zip(twins, batches, times):
+        for network, batch, seconds in zip(networks, batches, times):
             if i == 0:
-                _timed(twin, batch)  # warms up caches
-            seconds.append(_timed(twin, batch))
-    for twin, seconds in zip(twins, times):
-        twin.milliseconds = 1000 * statistics.median(seconds)
+                _timed(network, batch)  # warms up caches
+            seconds.append(_timed(network, batch))
+    for network, seconds in zip(networks, times):
+        network.milliseconds = 1000 * statistics.median(seconds)
 
 
-def _timed(twin: Twin, batch: list[dict]) -> float:
+def _timed(network: DemoNetwork, batch: list[dict]) -> float:
     start = time.perf_counter()
     with torch.no_grad():
-        twin.model(batch)
-    if twin.cfg.MODEL.DEVICE != "cpu":
+        network.model(batch)
+    if network.cfg.MODEL.DEVICE != "cpu":
         torch.cuda.synchronize()
     return time.perf_counter() - start
 
@@ -189,9 +186,9 @@ class ProgressBar(HookBase):
         self._bar.close()
 
 
-def text_table(twins: Sequence[Twin]) -> str:
-    """The table of the twins for a terminal."""
-    rows = [twin.row() for twin in twins]
+def text_table(networks: Sequence[DemoNetwork]) -> str:
+    """The table of scores for a terminal."""
+    rows = [network.row() for network in networks]
     align = ("left", *["right"] * (len(HEADER) - 1))
     header, *lines = tabulate(rows, HEADER, tablefmt="plain", disable_numparse=True, colalign=align).splitlines()
     return "\n".join([header, "-" * len(header), *lines])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fapn_d2.data import generate_shapes
+from fapn_d2.demo.networks import BETTER, HEADER, NETWORKS, demo_config, run_demo, score_of, text_table
 from fapn_d2.demo.page import class_maps, legend_of, score_text, write_report
-from fapn_d2.demo.twins import BETTER, HEADER, TWINS, demo_config, run_demo, score_of, text_table
 from fapn_d2.visualization.segments import Segments
 from tests.demo.test_page import Reader, assert_self_contained
 
@@ -40,44 +40,44 @@ def demo(tmp_path_factory):
         patch.setenv("DETECTRON2_DATASETS", str(root / "data"))
         (root / "out" / "FPN").mkdir(parents=True)
         (root / "out" / "FPN" / "metrics.json").write_text('{"iteration": 7, "total_loss": 9.0}\n')  # an older demo's
-        twins = run_demo(root / "out", shrink=1e-6, opts=TINY)
-        page = write_report(twins, root / "out" / "report.html", seconds=12.3, command="make demo")
-    return twins, page, root / "out"
+        networks = run_demo(root / "out", shrink=1e-6, opts=TINY)
+        page = write_report(networks, root / "out" / "report.html", seconds=12.3, command="make demo")
+    return networks, page, root / "out"
 
 
 def test_both_networks_are_trained_and_scored_alike(demo):
-    twins, _, folder = demo
-    assert [t.name for t in twins] == ["FPN", "FaPN"]
-    fpn, fapn = (t.cfg.clone() for t in twins)
+    networks, _, folder = demo
+    assert [t.name for t in networks] == ["FPN", "FaPN"]
+    fpn, fapn = (t.cfg.clone() for t in networks)
     for cfg in (fpn, fapn):
         cfg.defrost()
         cfg.OUTPUT_DIR = ""
     assert fpn.SOLVER.MAX_ITER == 2 and fpn.SEED >= 0
     fpn.MODEL.NECK.PRESET = fapn.MODEL.NECK.PRESET
     assert fpn == fapn  # nothing but the neck
-    assert twins[1].parameters > twins[0].parameters
-    for twin in twins:
-        assert not twin.model.training and twin.milliseconds > 0 and twin.seconds > 0
-        assert [i for i, _ in twin.losses["total_loss"]] == [2], twin.losses
-        total = twin.losses["total_loss"][0][1]
-        parts = [values[0][1] for name, values in twin.losses.items() if name != "total_loss"]
+    assert networks[1].parameters > networks[0].parameters
+    for network in networks:
+        assert not network.model.training and network.milliseconds > 0 and network.seconds > 0
+        assert [i for i, _ in network.losses["total_loss"]] == [2], network.losses
+        total = network.losses["total_loss"][0][1]
+        parts = [values[0][1] for name, values in network.losses.items() if name != "total_loss"]
         assert len(parts) == 6 and sum(parts) == pytest.approx(total, rel=0.05)
-        assert json.loads((folder / twin.name / "results.json").read_text()).keys() == twin.results.keys()
-        assert (folder / twin.name / "model_final.pth").exists() and (folder / twin.name / "config.yaml").exists()
+        assert json.loads((folder / network.name / "results.json").read_text()).keys() == network.results.keys()
+        assert (folder / network.name / "model_final.pth").exists() and (folder / network.name / "config.yaml").exists()
     assert "Evaluat" in (folder / "log.txt").read_text()
 
 
 def test_table_has_the_scores_of_the_evaluators(demo):
-    twins, _, _ = demo
-    header, rule, *rows = text_table(twins).splitlines()
+    networks, _, _ = demo
+    header, rule, *rows = text_table(networks).splitlines()
     assert re.split(r"\s{2,}", header) == list(HEADER) and set(rule) == {"-"} and len(HEADER) == len(BETTER)
-    for twin, row in zip(twins, rows, strict=True):
+    for network, row in zip(networks, rows, strict=True):
         cells = re.split(r"\s{2,}", row.strip())
-        assert cells[0] == twin.name
-        assert cells[1] == f"{twin.results['bbox']['AP']:.1f}" and cells[2] == f"{twin.results['segm']['AP']:.1f}"
-        assert cells[3] == f"{twin.results['panoptic_seg']['PQ']:.1f}"
-        assert cells[4] == f"{twin.results['sem_seg']['mIoU']:.1f}"
-        assert cells[5] == f"{twin.parameters / 1e6:.2f} M" and float(cells[6]) > 0
+        assert cells[0] == network.name
+        assert cells[1] == f"{network.results['bbox']['AP']:.1f}" and cells[2] == f"{network.results['segm']['AP']:.1f}"
+        assert cells[3] == f"{network.results['panoptic_seg']['PQ']:.1f}"
+        assert cells[4] == f"{network.results['sem_seg']['mIoU']:.1f}"
+        assert cells[5] == f"{network.parameters / 1e6:.2f} M" and float(cells[6]) > 0
 
 
 def test_page_shows_all_parts(demo):
@@ -143,5 +143,5 @@ def test_class_maps_share_their_numbers():
     assert [name for name, _ in legend_of([Sample])] == ["cat", "ant"]  # objects first
 
 
-def test_twins_are_shipped():
-    assert set(TWINS) == {"FPN", "FaPN"}
+def test_both_configs_are_shipped():
+    assert set(NETWORKS) == {"FPN", "FaPN"}
