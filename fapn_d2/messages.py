@@ -81,5 +81,10 @@ def nearest(name: str, known: Iterable[str], *, limit: int = 3, cutoff: float = 
         cutoff: the smallest similarity of a name, between 0 (different) and 1 (equal).
         otherwise: the return value if no name is similar.
     """
-    near = difflib.get_close_matches(name, list(known), n=limit, cutoff=cutoff)
+    near = similar(name, known, limit=limit, cutoff=cutoff)
     return f"; nearest: {', '.join(near)}" if near else otherwise
+
+
+def similar(name: str, known: Iterable[str], *, limit: int = 3, cutoff: float = 0.6) -> list[str]:
+    """The names in ``known`` that are similar to ``name``, most similar first. Arguments as for :func:`nearest`."""
+    return difflib.get_close_matches(name, list(known), n=limit, cutoff=cutoff)

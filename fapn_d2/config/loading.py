@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+from ..messages import similar
 from .keys import STRATEGY_KEYS, add_fapn_config, when_loaded
 from .yaml_reading import read_yaml
 
@@ -228,7 +229,7 @@ def _literal(value: Any) -> Any:
 def _near_keys(cfg: CfgNode, key: str, n: int = 3) -> list[str]:
     """Known keys with similar spelling, then those with the same end (``NECK.ALIGN`` for ``MODEL.NECK.ALIGN``)."""
     known = [name for name, _ in leaves(cfg)]
-    alike = difflib.get_close_matches(key.upper(), known, n, cutoff=0.8)
+    alike = similar(key.upper(), known, limit=n, cutoff=0.8)
     leaf = key.upper().rsplit(".", 1)[-1]
     same_leaf = [name for name in known if name.rsplit(".", 1)[-1] == leaf]
     same_leaf.sort(key=lambda name: -difflib.SequenceMatcher(None, name, key.upper()).ratio())

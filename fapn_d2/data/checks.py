@@ -1,6 +1,5 @@
 """Checks before a training or an evaluation starts: is the data set registered, complete, and fit for the model?"""
 
-import difflib
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from ..messages import nearest
+from ..messages import nearest, similar
 from .datasets.catalog import locate
 from .datasets.custom import check_custom, register_custom
 from .datasets.unlabelled import unlabelled
@@ -125,7 +124,7 @@ def _check_labels(cfg: CfgNode, name: str, needs: dict[str, str | None]) -> set[
     missing = needs.keys() - available
     if missing and (name in cfg.DATASETS.TRAIN or missing == needs.keys()):
         fit = [other for other in DatasetCatalog if needs.keys() <= (_labels(other) or set())]
-        near = difflib.get_close_matches(name, fit, n=2, cutoff=0.3)
+        near = similar(name, fit, limit=2, cutoff=0.3)
         raise ValueError(
             f"data set {name} has labels of {' and '.join(sorted(available))} only, "
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} needs {' and '.join(sorted(needs))}"

@@ -25,7 +25,7 @@ A ledger is a YAML file::
         start: random weights                   what our training starts from, if the paper's starts from better weights
         measured: {params: 31698926, gflops: 1.2, runs: [{seed: 1, metrics: {mIoU: 79.5}, device: ..., commit: ...}]}
                                                 with inference_params if branches for training only are not printed
-        note: what is doubtful, and which reading was taken
+        note: doubts about the numbers or the recipe, and the choice made here
       others:                                   rows of methods of other papers: numbers to compare with, nothing to run
       - method: ESPNet
         paper: {FPS: 113, mIoU: 60.3}
@@ -70,7 +70,7 @@ _WAYS = ("config", "networks", "pending")
 
 @dataclass(frozen=True)
 class Network:
-    """A config and what a row changes in it."""
+    """A config and the changes that a row makes to it."""
 
     config: Path
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -260,7 +260,7 @@ def _inherited(row: dict, table: dict, ledger: dict) -> dict:
                 continue
             if isinstance(outer[key], dict) and key != "proposals":
                 own = content.get(key, {})
-                # The row's own values win. They also come first, as in the command of a row: what is particular to it.
+                # The row's own values win. They come first, as in the command of a row.
                 content[key] = own | outer[key] | own
             else:
                 content.setdefault(key, outer[key])

@@ -1,4 +1,4 @@
-"""The numbers of a ledger's row: the paper's, and those that records of runs hold."""
+"""The numbers of a ledger's row: the paper's numbers, and those in the records of runs."""
 
 import statistics
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def numbers_of(row: Row, records: Sequence[Record]) -> dict[str, Number]:
 
 
 def records_of(row: Row, records: Sequence[Record]) -> list[Record]:
-    """The runs of this row's networks as they stand in the ledger, whichever row they were started for."""
+    """The runs of this row's networks as the ledger describes them, for whichever row they were started."""
     if not records:
         return []
     before = training_hash(row.pretraining.load()) if row.pretraining else ""

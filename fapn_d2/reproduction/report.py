@@ -100,7 +100,7 @@ def _with_chapters(blocks: Sequence[Block]) -> Iterator[tuple[str, Block]]:
 
 
 def _provenance(row: Row, records: Sequence[Record]) -> str:
-    """Seeds, device, commit and config hash of what was measured, or why nothing was."""
+    """Seeds, device, commit and config hash of the measured runs, or the reason why there are none."""
     if row.pending:
         return f"not built: {row.pending}"
     runs = [(r.seed, _device(r), _commit(r), r.config_hash) for r in records]

@@ -6,7 +6,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-#: The shortest side, in pixels, to which shrinking goes: a map of stride 32 then keeps four positions.
+#: The smallest side after shrinking, in pixels: a map of stride 32 then has four positions.
 MIN_SIDE = 128
 #: The smallest batch: batch normalization on a single position of a single image has no variance.
 MIN_BATCH = 2

@@ -93,7 +93,7 @@ class Page:
         self._add("charts", charts)
 
     def facts(self, entries: Sequence[tuple[str, str]]) -> None:
-        """A list of terms and what they mean."""
+        """A list of terms and their meanings."""
         self._add("facts", entries)
 
     def notes(self, notes: Sequence[str]) -> None:

@@ -45,7 +45,7 @@ def paint_segments(
     colors = np.array([NOTHING] + [found.segments[i].color for i in range(1, highest + 1)], np.float32)
     things = np.array([False] + [found.segments[i].is_thing for i in range(1, highest + 1)])
     base = enlarge(image, scale).astype(np.float32)
-    # Objects are tinted more than regions, which then look like the ground they stand on.
+    # Objects are tinted more than regions, so that they stand out.
     tint = np.where(things[numbers], strength, strength * 0.72)[..., None].astype(np.float32)
     tint[numbers == 0] = 0.8 if found.extent == "image" else 0.0
     picture = base * (1 - tint) + colors[numbers] * tint

@@ -20,7 +20,7 @@ from .paint import paint_segments
 from .segments import from_prediction
 from .sheet import Picture
 
-#: The page holds its pictures, so it gets no more of them than a browser shows without effort.
+#: The largest number of pictures in the page. The page contains its pictures, and browsers are slow with many.
 SHOWN_ON_PAGE = 100
 #: Longer side, in pixels, of pictures on the page; files have the size of their image.
 PAGE_SIZE = 640
@@ -61,7 +61,7 @@ def predict_images(
     batch: int = 1,
     pictures: bool = True,
 ) -> Summary:
-    """Predict images and write what the network finds into ``folder``.
+    """Predict images and write the results to ``folder``.
 
     Writes what :class:`ResultFiles` describes; with ``pictures`` also ``<image>.png``, the image with its predictions
     drawn on it, and ``index.html``.

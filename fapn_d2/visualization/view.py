@@ -1,4 +1,4 @@
-"""One forward pass on one image: what the network gets, predicts, and aligns."""
+"""One forward pass on one image: the input, the prediction and the alignments of the network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
