@@ -3,7 +3,7 @@
 A ledger is a YAML file::
 
     paper: fapn
-    title: what the paper is called
+    title: the title of the paper
     tables:
     - name: Table 1
       about: what the table compares, on which data
