@@ -13,6 +13,7 @@ from .datasets.ade20k import complete_ade20k
 from .datasets.camvid import register_camvid
 from .datasets.cityscapes import complete_cityscapes, repair_cityscapes
 from .datasets.coco_stuff import register_coco_stuff
+from .datasets.coco_stuff_2017 import register_coco_stuff_2017
 from .datasets.coco_subset import register_coco_subsets
 from .datasets.custom import register_custom
 from .datasets.mapillary import register_mapillary
@@ -24,6 +25,7 @@ from .mapper import PyramidDatasetMapper
 
 register_camvid()
 register_coco_stuff()
+register_coco_stuff_2017()
 register_coco_subsets()
 register_pascal_context()
 repair_cityscapes()

@@ -29,6 +29,7 @@ _ADVICE = (
     ("coco_2017_train_panoptic", "The labels of stuff are made by datasets/prepare_coco_panoptic.py."),
     ("coco_2017_val_panoptic", "The labels of stuff are made by datasets/prepare_coco_panoptic.py."),
     ("coco_2017_train_8", "Its annotations are made by datasets/prepare_coco_subset.py."),
+    ("coco_stuff_2017", "Its labels are made by datasets/prepare_coco_stuff_2017.py."),
     ("coco_stuff_10k", "Its labels are made by datasets/prepare_coco_stuff_10k.py."),
     ("cityscapes_fine_sem_seg", "Train ids are made by datasets/prepare_cityscapes.py."),
     ("cityscapes_fine_panoptic", "Its labels are made by datasets/prepare_cityscapes.py."),

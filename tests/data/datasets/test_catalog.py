@@ -12,6 +12,7 @@ from fapn_d2.data.datasets.camvid import register_camvid
 from fapn_d2.data.datasets.catalog import data_root, locate, register
 from fapn_d2.data.datasets.cityscapes import complete_cityscapes, repair_cityscapes
 from fapn_d2.data.datasets.coco_stuff import register_coco_stuff
+from fapn_d2.data.datasets.coco_stuff_2017 import register_coco_stuff_2017
 from fapn_d2.data.datasets.coco_subset import register_coco_subsets
 from fapn_d2.data.datasets.mapillary import register_mapillary
 from fapn_d2.data.datasets.pascal_context import register_pascal_context
@@ -146,7 +147,8 @@ def test_a_second_call_of_our_registrations_does_nothing(caplog):
     before = catalogs()
     with caplog.at_level(logging.WARNING, "fapn_d2"):
         for register_again in (
-            *(register_camvid, register_coco_stuff, register_coco_subsets, register_mapillary),
+            *(register_camvid, register_coco_stuff, register_coco_stuff_2017, register_coco_subsets),
+            register_mapillary,
             *(register_pascal_context, register_shapes, register_unlabelled),
             *(repair_cityscapes, complete_ade20k, complete_cityscapes),
         ):
