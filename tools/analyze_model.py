@@ -1,4 +1,4 @@
-"""Parameters and GFLOPs of a config's network, module by module.
+"""Parameters, GFLOPs and activations of a config's network, module by module.
 
     .venv/bin/python tools/analyze_model.py --config-file configs/sfnet/semantic_R_18_SFNet_cityscapes.yaml \\
         --convention sfnet
@@ -6,7 +6,11 @@
         --size 768 1536 --convention conv_macs --depth 3 MODEL.NECK.FUSE sum
 
 Papers count differently: "macs" are multiply-adds, "2macs" twice as many, "conv_macs" the numbers of FaPN's Table I,
-"sfnet" those of SFNet's tables.
+"sfnet" those of SFNet's tables. Activations are the elements of the outputs of all convolutions, in billions (G), as in
+Panoptic FPN's Table 1a:
+
+    .venv/bin/python tools/analyze_model.py --config-file configs/panoptic_fpn/semantic_R_101_FPN_cityscapes.yaml \\
+        --size 1024 2048 --convention conv_macs
 """
 
 import argparse

@@ -21,15 +21,21 @@ class Analysis:
     complexity: Complexity
 
     def table(self, depth: int) -> str:
-        """Modules with fewer than ``depth`` dots in their names, with billions of operations (G), then the sums."""
+        """Modules with fewer than ``depth`` dots in their names, then the sums.
+
+        Columns: parameters, billions of operations (G), their share, billions of elements of convolutions' outputs.
+        """
         total, flops = self.parameters[""], self.complexity
         rows = []
         for name, count in self.parameters.items():
             operations = flops.by_module.get(name, 0)
             if name and name.count(".") < depth and (count or operations):
-                rows.append((name, f"{count:,}", f"{operations / 1e9:.3f}", f"{operations / max(flops.total, 1):.1%}"))
-        rows.append(("all", f"{total:,}", f"{flops.total / 1e9:.3f}", ""))
-        table = tabulate(rows, ("module", "parameters", "G", "share"), colalign=("left", "right", "right", "right"))
+                share = f"{operations / max(flops.total, 1):.1%}"
+                maps = f"{flops.activations_by_module.get(name, 0) / 1e9:.3f}"
+                rows.append((name, f"{count:,}", f"{operations / 1e9:.3f}", share, maps))
+        rows.append(("all", f"{total:,}", f"{flops.total / 1e9:.3f}", "", f"{flops.activations / 1e9:.3f}"))
+        heads = ("module", "parameters", "G", "share", "G activations")
+        table = tabulate(rows, heads, colalign=("left", *["right"] * 4), disable_numparse=True)
         return f"{table}\n{self.trainable:,} parameters are trained, {flops.parameters:,} are read in inference"
 
 

@@ -18,7 +18,7 @@ kind             one unit is
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,10 @@ class Complexity:
     by_module: dict[str, float]  #: the same by qualified name; a module's number contains its children's
     operations: dict[str, int]  #: units by kind, before the convention is applied
     parameters: int  #: number that the pass reads: in evaluation all but those of auxiliary branches for training
+    #: Elements of the outputs of all convolutions: the activations of Panoptic FPN's Table 1a and Figure 4. Norms,
+    #: ReLU, pooling, resampling and sums give none.
+    activations: int = 0
+    activations_by_module: Mapping[str, int] = field(default_factory=dict)  #: as ``by_module``
 
 
 def count_flops(model: nn.Module, *inputs, convention: str = "macs") -> Complexity:
@@ -91,11 +95,14 @@ def count_flops(model: nn.Module, *inputs, convention: str = "macs") -> Complexi
         name: sum(rule.factors.get(kind, 0) * units for kind, units in units_by_kind.items())
         for name, units_by_kind in counter.units.items()
     }
+    activations = {name: units_by_kind[_ACTIVATIONS] for name, units_by_kind in counter.units.items()}
     return Complexity(
         total=totals.pop("", 0.0),
         by_module=totals,
-        operations=dict(counter.units.get("", {})),
+        operations={k: n for k, n in counter.units.get("", {}).items() if k != _ACTIVATIONS},
         parameters=sum(p.numel() for p in counter.parameters.values()),
+        activations=activations.pop("", 0),
+        activations_by_module=activations,
     )
 
 
@@ -134,23 +141,26 @@ class _Counter(TorchDispatchMode):
             self.units.setdefault(name, Counter()).update(units)
 
 
-_ACTIVATIONS = ("relu", "relu_", "leaky_relu", "sigmoid", "sigmoid_", "gelu", "silu", "hardtanh", "hardtanh_")
+#: Elements of the outputs of convolutions, kept beside the operations.
+_ACTIVATIONS = "activations"
+_NONLINEAR = ("relu", "relu_", "leaky_relu", "sigmoid", "sigmoid_", "gelu", "silu", "hardtanh", "hardtanh_")
 
 
 def _units(func, args, kwargs, output) -> dict[str, int]:
     name = func.overloadpacket.__name__
     if "deform_conv2d" in name:
         weight = next(a for a in args[1:] if isinstance(a, Tensor) and a.dim() == 4 and a.shape[0] == output.shape[1])
-        return {"deform_conv": output.numel() * weight[0].numel()}
+        return {"deform_conv": output.numel() * weight[0].numel(), _ACTIVATIONS: output.numel()}
     if name == "convolution":
         macs = flop_registry[func.overloadpacket](*args, **kwargs, out_val=output) // 2
-        return {"conv": macs, "bias": output.numel() if args[2] is not None else 0}
+        bias = output.numel() if args[2] is not None else 0
+        return {"conv": macs, "bias": bias, _ACTIVATIONS: output.numel()}
     if func.overloadpacket in flop_registry:
         kind = "linear" if name in ("mm", "addmm") else "matmul"
         return {kind: flop_registry[func.overloadpacket](*args, **kwargs, out_val=output) // 2}
     if name.endswith(("batch_norm", "group_norm", "layer_norm")) or "batch_norm_legit" in name:
         return {"norm": args[0].numel()}
-    if name in _ACTIVATIONS:
+    if name in _NONLINEAR:
         return {"activation": output.numel()}
     if "pool2d" in name or (name == "mean" and args[0].dim() == 4):  # average pooling to one cell is a mean
         return {"pool": args[0].numel()}

@@ -12,7 +12,8 @@ A ledger is a YAML file::
         method: FPN + FAM, R50
         config: some_config.yaml                beside the ledger, or relative to it
         overrides: {MODEL.NECK.ALIGN: deform}   what the row changes in it
-        networks: {coco: {config: ..., overrides: ...}, ...}    instead of config, if a row needs several networks
+        networks: {coco: {config: ..., overrides: ...}, ...}    instead of config, if a row needs several networks;
+                                                the row's own overrides are those of each network
         pretraining: {config: ..., overrides: ...}      what is trained first, on other data, and gives MODEL.WEIGHTS
         proposals: {config: ..., overrides: ...}        the region proposal network that is trained first, and whose
                                                         proposals for DATASETS.TRAIN and DATASETS.TEST the row reads
@@ -22,8 +23,10 @@ A ledger is a YAML file::
         tolerance: {params_M: 0.05}             how far the network's size may be from the printed one
         flops_size: [768, 1536]                 height and width, in pixels, of the image that GFLOPs are printed for
         flops_convention: 2macs                 how the paper counts: a name in complexity.py; macs by default
+        trials: median                          what the paper prints of several trials, mean or median; mean by default
         start: random weights                   what our training starts from, if the paper's starts from better weights
         measured: {params: 31698926, gflops: 1.2, runs: [{seed: 1, metrics: {mIoU: 79.5}, device: ..., commit: ...}]}
+                                                gflops, flops_T and memory_Gact are counted on the network;
                                                 with inference_params if branches for training only are not printed
         note: doubts about the numbers or the recipe, and the choice made here
       others:                                   rows of methods of other papers: numbers to compare with, nothing to run
@@ -64,6 +67,8 @@ from .ledger_fields import (
 from .metrics import PLACES
 
 LEDGER_NAME = "tables.yaml"
+#: What papers print of several trials.
+TRIALS = ("mean", "median")
 #: The fields that say how a row is reproduced; each row has exactly one of them.
 _WAYS = ("config", "networks", "pending")
 
@@ -103,6 +108,7 @@ class Row:
     start: str = ""  #: what our training starts from, if the paper's starts from better weights; else ""
     measured: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
+    trials: str = "mean"  #: what the paper prints of several trials: one of TRIALS
     read_as: Mapping[str, str] = field(default_factory=dict)  #: wrong heading of ``paper`` -> the number that it is
 
     @property
@@ -208,8 +214,8 @@ def _row(content: Any, table: dict, ledger: dict, path: Path) -> Row:
         raise ValueError(
             f"{where} must have one of config, networks and pending; it has {' and '.join(ways) or 'none'}"
         )
-    for key in ("overrides", "pretraining"):
-        if key in own and "config" not in content:
+    for key, allowed in (("overrides", {"config", "networks"}), ("pretraining", {"config"})):
+        if key in own and allowed.isdisjoint(content):
             raise ValueError(f"{where} has {key} but no config that this belongs to")
     measured = checked(content.get("measured", {}), MEASURED_FIELDS, f"{where}, measured")
     for run in measured.get("runs", []):
@@ -226,6 +232,9 @@ def _row(content: Any, table: dict, ledger: dict, path: Path) -> Row:
     convention = content.get("flops_convention", "macs")
     if convention not in CONVENTIONS:
         raise ValueError(f"{where}: flops_convention {convention!r} is not one of {', '.join(CONVENTIONS)}")
+    trials = content.get("trials", "mean")
+    if trials not in TRIALS:
+        raise ValueError(f"{where}: trials {trials!r} is not one of {', '.join(TRIALS)}")
     return Row(
         id=content["id"],
         table=table["name"],
@@ -246,6 +255,7 @@ def _row(content: Any, table: dict, ledger: dict, path: Path) -> Row:
         start=content.get("start", ""),
         measured=measured,
         note=content.get("note", ""),
+        trials=trials,
         read_as=read_as,
     )
 

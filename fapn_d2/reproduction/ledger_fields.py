@@ -14,6 +14,7 @@ INHERITED_FIELDS = {
     "flops_size": list,
     "flops_convention": str,
     "start": str,
+    "trials": str,
     "note": str,
     "proposals": dict,
 }
@@ -31,7 +32,14 @@ ROW_FIELDS = {
 }
 OTHER_FIELDS = {"method": str, "paper": dict}
 NETWORK_FIELDS = {"config": str, "overrides": dict}
-MEASURED_FIELDS = {"params": int, "inference_params": int, "gflops": float, "runs": list}
+MEASURED_FIELDS = {
+    "params": int,
+    "inference_params": int,
+    "gflops": float,
+    "flops_T": float,
+    "memory_Gact": float,
+    "runs": list,
+}
 RUN_FIELDS = {"seed": int, "metrics": dict, "device": str, "commit": str, "config_hash": str}
 
 

@@ -34,6 +34,8 @@ PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     **{f"IoU_{short}": (("sem_seg", f"IoU-{name}"),) for short, name in _CITYSCAPES.items()},
     **{name: (("panoptic_seg", name),) for name in ("PQ", "PQ_th", "PQ_st", "SQ", "RQ")},
 }
+#: Numbers of a network that a row may record: operations in billions and in trillions, activations in billions.
+COUNTED = ("gflops", "flops_T", "memory_Gact")
 #: Numbers of a network whatever its weights are -> how they are found.
 OF_ANY_WEIGHTS = {
     "params_M": "counted on the network",

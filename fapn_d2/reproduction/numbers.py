@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..config.hashing import config_hash, training_hash
 from .jobs import proposals_hash
 from .ledger import Row
-from .metrics import ELSEWHERE, OF_ANY_WEIGHTS, find
+from .metrics import COUNTED, ELSEWHERE, OF_ANY_WEIGHTS, find
 from .records import PRETRAINING, Record
 
 
@@ -18,20 +18,25 @@ class Number:
     printed: float
     ours: tuple[float, ...]  #: one per seed; none if nothing is measured
     start: str = ""  #: what our training starts from, if the paper's starts from better weights; else ""
+    trials: str = "mean"  #: what the paper prints of several trials: their mean or their median
 
     @property
     def text(self) -> str:
         """``77.4`` or ``77.4 → 77.12 ± 0.21 (-0.28)``: printed, mean of ours, standard deviation, difference.
 
-        Behind it ``, from random weights`` if the paper's training starts from better weights.
+        If the paper prints medians, ``77.4 → 77.10, the median of 5 (-0.30)``. At the end ``, from random weights`` if
+        the paper's training starts from better weights.
         """
         if not self.ours:
             return str(self.printed)
-        mean = statistics.fmean(self.ours)
-        spread = f" ± {statistics.stdev(self.ours):.2f}" if len(self.ours) > 1 else ""
-        difference = round(mean - self.printed, 2) + 0.0  # no -0.00
+        center, spread = statistics.fmean(self.ours), ""
+        if len(self.ours) > 1 and self.trials == "median":
+            center, spread = statistics.median(self.ours), f", the median of {len(self.ours)}"
+        elif len(self.ours) > 1:
+            spread = f" ± {statistics.stdev(self.ours):.2f}"
+        difference = round(center - self.printed, 2) + 0.0  # no -0.00
         start = f", from {self.start}" if self.start else ""
-        return f"{self.printed} → {mean:.2f}{spread} ({difference:+.2f}){start}"
+        return f"{self.printed} → {center:.2f}{spread} ({difference:+.2f}){start}"
 
 
 def numbers_of(row: Row, records: Sequence[Record]) -> dict[str, Number]:
@@ -42,16 +47,23 @@ def numbers_of(row: Row, records: Sequence[Record]) -> dict[str, Number]:
         records: the records of this row's networks, see :func:`records_of`.
     """
     parameters = row.measured.get("inference_params") or row.measured.get("params", 0)
-    sizes = {"params_M": parameters / 1e6, "gflops": row.measured.get("gflops", 0)}
+    sizes = {"params_M": parameters / 1e6, **{name: row.measured.get(name, 0) for name in COUNTED}}
     numbers = {}
     for metric, printed in row.paper.items():
         ours = [sizes[metric]] if sizes.get(metric) else []
         meant = row.read_as.get(metric, metric)
         ours += [run["metrics"][metric] for run in row.measured.get("runs", []) if metric in run["metrics"]]
         if metric not in ELSEWHERE:
-            ours += [value for r in records if (value := find(r.results, meant, r.network)) is not None]
-        numbers[metric] = Number(printed, tuple(ours), "" if metric in OF_ANY_WEIGHTS else row.start)
+            scored = [r for r in records if _is_of(meant, r.network, row)]
+            ours += [value for r in scored if (value := find(r.results, meant, r.network)) is not None]
+        numbers[metric] = Number(printed, tuple(ours), "" if metric in OF_ANY_WEIGHTS else row.start, row.trials)
     return numbers
+
+
+def _is_of(metric: str, network: str, row: Row) -> bool:
+    """Whether ``metric`` may be of this network: mIoU_coco is of the network "coco" alone, AP of any."""
+    named = [name for name in row.networks if name and metric.endswith(f"_{name}")]
+    return not named or network in named
 
 
 def records_of(row: Row, records: Sequence[Record]) -> list[Record]:

@@ -20,7 +20,11 @@ def test_numbers_of_a_segmentor_add_up():
     assert complexity.by_module["backbone"] + complexity.by_module["sem_seg_head"] == complexity.total
     lines = analysis.table(depth=1).splitlines()
     assert [line.split()[0] for line in lines[2:5]] == ["backbone", "sem_seg_head", "all"]
-    assert lines[4].split()[1:] == ["13,320,588", f"{complexity.total / 1e9:.3f}"]
+    assert lines[4].split()[1:3] == ["13,320,588", f"{complexity.total / 1e9:.3f}"]
+    assert lines[0].split()[-2:] == ["G", "activations"]
+    assert lines[4].split()[3:] == [f"{complexity.activations / 1e9:.3f}"]
+    activations = complexity.activations_by_module
+    assert activations["backbone"] + activations["sem_seg_head"] == complexity.activations > 0
     assert lines[-1] == "13,320,588 parameters are trained, 12,869,715 are read in inference"
     assert "backbone.context.bottleneck" in analysis.table(depth=3)
 

@@ -29,6 +29,7 @@ def test_by_hand():
     network = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2))
     got = on_meta(network, (2, 3, 10, 12))
     out = 2 * 8 * 5 * 6
+    assert got.activations == out
     assert got.operations == {"conv": out * 27, "bias": out, "norm": out, "activation": out, "pool": out}
     assert got.total == out * 27 == got.by_module["0"] and got.by_module["3"] == 0
     assert got.parameters == 8 * 27 + 8 + 16

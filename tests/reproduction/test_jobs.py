@@ -185,6 +185,8 @@ def test_numbers_have_mean_spread_and_difference():
     # 71, 72, 74: mean 72.333, deviations -1.333, -0.333, 1.667, variance 4.667 / 2
     assert Number(73.0, (71.0, 72.0, 74.0)).text == "73.0 → 72.33 ± 1.53 (-0.67)"
     assert Number(31.7, (31.698926,)).text == "31.7 → 31.70 (+0.00)"
+    assert Number(73.0, (71.0, 72.0, 74.0), trials="median").text == "73.0 → 72.00, the median of 3 (-1.00)"
+    assert Number(73.0, (71.0,), trials="median").text == "73.0 → 71.00 (-2.00)"
 
 
 def test_the_report(ledger, tmp_path):
