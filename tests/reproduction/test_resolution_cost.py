@@ -1,10 +1,23 @@
 """Panoptic FPN's Figure 4 by counting: every point, by hand for one stage, and what the paper's text says about it."""
 
+import json
+import runpy
+
 import pytest
 import torch
+from PIL import Image
 
 from fapn_d2.reproduction.complexity import count_flops
-from fapn_d2.reproduction.resolution_cost import KINDS, STRIDES, SymmetricDecoder, resnet_101, resolution_costs, table
+from fapn_d2.reproduction.ledger import CONFIGS
+from fapn_d2.reproduction.resolution_cost import (
+    KINDS,
+    STRIDES,
+    Cost,
+    SymmetricDecoder,
+    resnet_101,
+    resolution_costs,
+    table,
+)
 
 # multiply-adds (T) and activations (G) at 1/32, 1/16, 1/8 and 1/4, counted independently of this project
 EXPECTED = {
@@ -63,3 +76,27 @@ def test_sizes_and_the_table():
     small = resolution_costs((32, 32), strides=(32, 16))
     assert table(small).splitlines()[:2] == ["| T / G | 1/32 | 1/16 |", "|---|---|---|"]
     assert len(table(small).splitlines()) == 5
+
+
+def test_the_record_and_the_readme_hold_what_is_counted(costs):
+    folder = CONFIGS / "panoptic_fpn"
+    content = json.loads((folder / "resolution_cost.json").read_text())
+    assert content["size"] == [1024, 2048]
+    recorded = [Cost(**cost) for cost in content["costs"]]
+    assert {(c.kind, c.stride): (c.tera_macs, c.giga_activations) for c in recorded} == {
+        key: pytest.approx(cost, abs=1e-6) for key, cost in costs.items()
+    }
+    assert table(recorded) in (folder / "README.md").read_text()
+
+
+def test_the_tool_draws_and_writes(tmp_path, capsys):
+    tool = runpy.run_path(str(CONFIGS.parent / "tools" / "plot_resolution_cost.py"))
+    picture, numbers = tmp_path / "a" / "figure.png", tmp_path / "b" / "figure.json"
+    tool["main"](["--size", "64", "64", "--output", str(picture), "--json", str(numbers)])
+    assert "| symmetric decoder |" in capsys.readouterr().out
+    assert Image.open(picture).size == (1344, 576)
+    assert len(json.loads(numbers.read_text())["costs"]) == 12
+    with pytest.raises(SystemExit) as stopped:
+        tool["main"](["--size", "100", "64", "--output", str(picture)])
+    assert stopped.value.code == 2
+    assert "error: the sides of the image must be positive multiples of 32" in capsys.readouterr().err
