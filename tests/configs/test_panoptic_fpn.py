@@ -26,7 +26,7 @@ def network(name, part=""):
 SIZES = {
     ("t1a.semantic_fpn_r101", ""): (47_365_459, 0),
     ("t1a.semantic_fpn_x101", ""): (86_174_035, 0),
-    ("t1b.semantic_fpn_x152", ""): (125_190_428, 0),
+    ("t1b.semantic_fpn_x152", ""): (125_190_428, 425_152),
     ("t1c.width64", "coco"): (27_504_118, 222_400),
     ("t1c.width64", "cityscapes"): (27_501_843, 0),
     ("t1c.width128", "coco"): (28_430_070, 222_400),
