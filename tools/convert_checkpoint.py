@@ -4,7 +4,8 @@
         --config-file configs/fapn/mask_rcnn_R_50_FaPN_1x.yaml
     .venv/bin/python tools/convert_checkpoint.py ours.pth official.pth --paper fapn --to official
 
-With a config file, the weights must fill its network exactly. Only tensors are read and written.
+With a config file, the weights must fill its network exactly. Only tensors are read and written. SFNet's head module
+can be converted alone (--paper sfnet; sfnet-df1 or sfnet-df2 for a head of three levels).
 """
 
 import argparse

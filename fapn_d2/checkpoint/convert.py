@@ -4,6 +4,7 @@ The key maps of the papers are in ``keys``. This file has the common steps: read
 of Detectron2, comparing with a network, and the report.
 """
 
+import functools
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -43,11 +44,15 @@ KEY_MAPS: dict[str, KeyMap] = {
     "panopticfcn": KeyMap(panoptic_fcn_state_to_ours, panoptic_fcn_state_to_official),
     "maskformer": KeyMap(maskformer_state_to_ours, maskformer_state_to_official, check_official_maskformer),
     "sfnet": KeyMap(sfnet_state_to_ours, sfnet_state_to_official),
+    # A head alone: its names do not tell these two networks apart.
+    "sfnet-df1": KeyMap(functools.partial(sfnet_state_to_ours, network="DF1"), sfnet_state_to_official),
+    "sfnet-df2": KeyMap(functools.partial(sfnet_state_to_ours, network="DF2"), sfnet_state_to_official),
 }
 DIRECTIONS = ("ours", "official")
 
 # The prefix of DistributedDataParallel.
 _WRAPPER = "module."
+_BOTTOM_UP = "backbone.bottom_up."
 # Detectron2 saved these until 2021. Now it computes them from the config.
 _CONSTANTS = re.compile(r"(^|\.)(pixel_mean|pixel_std|anchor_generator\.cell_anchors\.\d+)$")
 # Names in PointRend's mask head until 2021. Detectron2 renames them only for its own head class, not for ours.
@@ -127,7 +132,8 @@ def convert_file(source: str, target: str, *, paper: str, to: str, cfg: CfgNode 
         target: the file to write. It must not exist, so that no checkpoint is lost.
         paper: a key of KEY_MAPS.
         to: one of DIRECTIONS.
-        cfg: a config whose network our weights must fill exactly; None skips this check.
+        cfg: a config whose network our weights must fill exactly, those of a head alone without the bottom-up
+            network; None skips this check.
 
     Raises:
         FileNotFoundError: ``source`` does not exist.
@@ -150,6 +156,8 @@ def convert_file(source: str, target: str, *, paper: str, to: str, cfg: CfgNode 
 def check_fits(weights: State, cfg: CfgNode) -> None:
     """Compare names and shapes with the network of a config, without allocating its parameters.
 
+    Weights without any of a bottom-up network are those of a pyramid and a head alone; only these are compared then.
+
     Raises:
         ValueError: weights are missing, unexpected or of another shape. The message names the first of each kind.
     """
@@ -157,6 +165,8 @@ def check_fits(weights: State, cfg: CfgNode) -> None:
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
         shapes = {name: tuple(value.shape) for name, value in build_model(cfg).state_dict().items()}
+    if not any(name.startswith(_BOTTOM_UP) for name in weights):
+        shapes = {name: shape for name, shape in shapes.items() if not name.startswith(_BOTTOM_UP)}
     # Older versions of PyTorch did not have counters of batches, and the network does not need them.
     missing = [n for n in shapes if n not in weights and not n.endswith("num_batches_tracked")]
     unexpected = [name for name in weights if name not in shapes]

@@ -174,6 +174,8 @@ def test_files_that_are_refused(tmp_path, capsys):
 ROUND_TRIPS = {
     "fapn": "fapn/pointrend_semantic_R_50_FaPN_cityscapes",
     "sfnet": "sfnet/semantic_DF2_SFNet_sfsegnets",
+    "sfnet-df1": "sfnet/semantic_DF1_SFNet_sfsegnets",
+    "sfnet-df2": "sfnet/semantic_DF2_SFNet_sfsegnets",
     "augfpn": "augfpn/mask_rcnn_R_50_AugFPN_1x",
     "panopticfcn": "fapn/panopticfcn_R_50_FaPN_1x",
     "maskformer": "fapn/mask_former_R_50_FaPN_ade20k",

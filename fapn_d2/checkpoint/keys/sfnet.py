@@ -19,8 +19,12 @@ i counts levels from the finest; s = i + the finest level's stage, 2 for ResNets
 values are the same. Official weights of DF fill a network with MODEL.FPN.OUT_CHANNELS 64 and
 MODEL.SEM_SEG_HEAD.CONVS_DIM 64. Those of ResNets give the official outputs with MODEL.RESNETS.CONV2_DILATION
 [1, 1, 2, 4].
+
+The state dict of the official head module alone has the same names without ``head.``. Its names do not say whether a
+head of three levels belongs to DF1 or DF2, so the caller says it.
 """
 
+import re
 from collections.abc import Callable, Mapping
 
 from torch import Tensor
@@ -30,6 +34,7 @@ from .imagenet import resnet_key_to_ours, resnet_key_to_public
 
 _OURS = "backbone.bottom_up."
 _DF = "backbone."
+_HEAD = "head."
 #: Name of the bottom-up network -> stage of the finest level, number of levels, the beginning of an official name that
 #: only this network has, and the beginning of one of our names that only this network has.
 _NETWORKS = {
@@ -39,31 +44,50 @@ _NETWORKS = {
 }
 
 
-def sfnet_state_to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Official names -> ours, for a whole network. Raises ValueError if the official network does not have a name."""
-    network = _network(state, official=True)
+def sfnet_state_to_ours(state: Mapping[str, Tensor], *, network: str = "") -> dict[str, Tensor]:
+    """Official names -> ours, of a whole network or of its head alone.
+
+    Args:
+        state: with the names of the whole network, or with those of the head module (with or without ``head.``).
+        network: "ResNet", "DF1" or "DF2", for a head of three levels. Otherwise the names say it.
+
+    Raises:
+        ValueError: a name that is not the official network's, or a head of three levels without ``network``.
+    """
+    found = _network(state, official=True)
+    network = found or _network_of_official_head(state, network)
     parts = _decoder(network)
 
     def rename(module: str) -> str | None:
-        if module in parts:
-            return parts[module]
+        part = module if found or module.startswith(_HEAD) else _HEAD + module
+        if part in parts:
+            return parts[part]
+        if not found:
+            return None
         if network == "ResNet":
             ours = _renamed(resnet_key_to_ours, module)
         else:
             ours = df_module_to_ours(module.removeprefix(_DF), network) if module.startswith(_DF) else None
         return ours and _OURS + ours
 
-    return _converted(state, rename, "of the official SFNet")
+    whose = "of the official SFNet" if found else f"of the head of the official SFNet on {network}"
+    return _converted(state, rename, whose)
 
 
 def sfnet_state_to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our names -> the official ones. Raises ValueError if a name has no official counterpart."""
-    network = _network(state, official=False)
+    """Our names -> the official ones: a whole network, or the pyramid and head alone, which become a head module.
+
+    Raises:
+        ValueError: a name without an official counterpart.
+    """
+    found = _network(state, official=False)
+    network = found or _network_of_our_head(state)
     parts = {ours: official for official, ours in _decoder(network).items()}
 
     def rename(module: str) -> str | None:
         if not module.startswith(_OURS):
-            return parts.get(module)
+            official = parts.get(module)
+            return official if found else official and official.removeprefix(_HEAD)
         module = module.removeprefix(_OURS)
         if network == "ResNet":
             return _with_layer0(_renamed(resnet_key_to_public, module))
@@ -74,11 +98,44 @@ def sfnet_state_to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _network(state: Mapping[str, Tensor], *, official: bool) -> str:
+    """The network whose bottom-up part is in the state dict; "" for a head alone."""
     for name, (_, _, theirs, ours) in _NETWORKS.items():
         if any(key.startswith(theirs if official else ours) for key in state):
             return name
+    inside = re.compile(r"(head\.)?(ppm|fpn_in)\." if official else r"backbone\.(fpn_lateral|context\.)")
+    if any(inside.match(key) for key in state):
+        return ""
     beginnings = ", ".join(entry[2 if official else 3] + "*" for entry in _NETWORKS.values())
-    raise ValueError(f"these are not weights of an SFNet on ResNet, DF1 or DF2: no name begins with {beginnings}")
+    raise ValueError(
+        f"these are not weights of an SFNet on ResNet, DF1 or DF2, or of its head: no name begins with {beginnings}, "
+        f"{'ppm.* or fpn_in.*' if official else 'backbone.context.* or backbone.fpn_lateral*'}"
+    )
+
+
+def _network_of_official_head(state: Mapping[str, Tensor], given: str) -> str:
+    """The network that a head module belongs to, from its number of levels and what the caller says."""
+    levels = 1 + len({found.group(1) for key in state if (found := re.match(r"(?:head\.)?fpn_in\.(\d+)\.", key))})
+    fitting = [name for name, entry in _NETWORKS.items() if entry[1] == levels]
+    if given in fitting:
+        return given
+    if len(fitting) == 1 and not given:
+        return fitting[0]
+    fits = " or ".join(sorted(fitting)) or "none of the networks"
+    raise ValueError(
+        f"a head of {levels} levels belongs to {fits}; "
+        + (f"it cannot be that of {given}" if given else "say which one by --paper sfnet-df1 or --paper sfnet-df2")
+    )
+
+
+def _network_of_our_head(state: Mapping[str, Tensor]) -> str:
+    laterals = [int(found.group(1)) for key in state if (found := re.match(r"backbone\.fpn_lateral(\d+)\.", key))]
+    for name, (first, *_) in _NETWORKS.items():
+        if min(laterals, default=0) == first:
+            return name
+    raise ValueError(
+        "the pyramid is not that of an SFNet on ResNet, DF2 or DF1, whose finest lateral convolution is "
+        "backbone.fpn_lateral2, 3 or 4"
+    )
 
 
 def _decoder(network: str) -> dict[str, str]:

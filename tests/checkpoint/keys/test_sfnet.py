@@ -1,5 +1,6 @@
 """Official SFNet state dicts, written down by their published names and shapes, fill our networks and come back."""
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,47 @@ def test_names_that_are_not_the_networks():
         sfnet_state_to_official(ours | {"sem_seg_head.aligns.p5.flow.weight": torch.empty(0)})
     with pytest.raises(ValueError, match=r"not weights of an SFNet .*no name begins with layer0\.\*"):
         sfnet_state_to_ours({"conv1.weight": torch.empty(0)})
+
+
+@pytest.mark.parametrize("name", ["R18", "DF1", "DF2"])
+def test_a_head_alone_becomes_ours_and_comes_back(name):
+    make, _ = OFFICIAL[name]
+    whole = {key: torch.empty(shape, device="meta") for key, shape in make().items()}
+    head = {key.removeprefix("head."): value for key, value in whole.items() if key.startswith("head.")}
+    named = {} if name == "R18" else {"network": name}
+    ours = sfnet_state_to_ours(head, **named)
+    expected = {k: v for k, v in sfnet_state_to_ours(whole).items() if not k.startswith("backbone.bottom_up.")}
+    assert ours.keys() == expected.keys() and all(ours[key] is value for key, value in expected.items())
+    back = sfnet_state_to_official(ours)
+    assert back.keys() == head.keys() and all(back[key] is value for key, value in head.items())
+    assert sfnet_state_to_ours({f"head.{key}": value for key, value in head.items()}, **named).keys() == ours.keys()
+
+
+def test_the_tool_converts_a_head_alone(tmp_path, capsys):
+    tool = runpy.run_path(str(CONFIGS.parents[1] / "tools" / "convert_checkpoint.py"))["main"]
+    shapes = {key.removeprefix("head."): shape for key, shape in OFFICIAL["DF1"][0]().items() if key[:5] == "head."}
+    head = {key: torch.full(shape, float(i)) for i, (key, shape) in enumerate(shapes.items())}
+    official, ours, back = (str(tmp_path / f"{name}.pth") for name in ("official", "ours", "back"))
+    torch.save(head, official)
+    config = str(CONFIGS / "semantic_DF1_SFNet_sfsegnets.yaml")
+    tool([official, ours, "--paper", "sfnet-df1", "--config-file", config, "--quiet"])
+    tool([ours, back, "--paper", "sfnet", "--to", "official", "--quiet"])
+    found = torch.load(back)["model"]
+    assert found.keys() == head.keys() and all(torch.equal(found[key], value) for key, value in head.items())
+    for words, message in (
+        (["--paper", "sfnet"], "a head of 3 levels belongs to DF1 or DF2; say which one by --paper sfnet-df1 or"),
+        (["--paper", "sfnet-df2", "--config-file", config], "the weights do not fit the network of the config"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            tool([official, str(tmp_path / "other.pth"), *words])
+        assert end.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_heads_that_fit_no_network():
+    head = {key.removeprefix("head."): torch.empty(0) for key in OFFICIAL["R18"][0]() if key.startswith("head.")}
+    with pytest.raises(ValueError, match="a head of 4 levels belongs to ResNet; it cannot be that of DF1"):
+        sfnet_state_to_ours(head, network="DF1")
+    with pytest.raises(ValueError, match=r"'fc\.weight' is not a parameter of the head of the official SFNet"):
+        sfnet_state_to_ours(head | {"fc.weight": torch.empty(0)})
+    with pytest.raises(ValueError, match=r"whose finest lateral convolution is backbone\.fpn_lateral2, 3 or 4"):
+        sfnet_state_to_official({"backbone.fpn_lateral5.weight": torch.empty(0)})
