@@ -396,6 +396,9 @@ def _add_engine(cfg: CN) -> None:
     # Names of parameters, or prefixes of names ("roi_heads.box_predictor"), that training initialises and does not load
     # from MODEL.WEIGHTS: for a trained network that is fine-tuned on other classes. Evaluation ignores this key.
     cfg.MODEL.WEIGHTS_SKIP = []
+    # Names of modules or parameters ("backbone", "roi_heads.box_predictor") that training does not change, with all
+    # that is below them. Norms in them keep their statistics. MODEL.BACKBONE.FREEZE_AT counts stages and acts as well.
+    cfg.MODEL.FREEZE_PARTS = []
     # Whether convolutions keep channels as the innermost dimension, which is faster in half precision on tensor cores.
     cfg.MODEL.CHANNELS_LAST = False
     # torch.compile of the backbone (bottom-up network and pyramid). "dynamic": one program for all image sizes, for

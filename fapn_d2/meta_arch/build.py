@@ -11,6 +11,7 @@ from fvcore.common.registry import Registry
 from torch import nn
 
 from ..messages import nearest
+from .freezing import freeze_parts
 
 logger = logging.getLogger(__name__)
 
@@ -18,8 +19,11 @@ logger = logging.getLogger(__name__)
 def build_model(cfg: CfgNode) -> nn.Module:
     """The model of MODEL.META_ARCHITECTURE on MODEL.DEVICE, without SyncBN where that cannot work.
 
+    The parts in MODEL.FREEZE_PARTS are frozen.
+
     Raises:
-        ValueError: a name in the config that its registry does not have; the nearest are named.
+        ValueError: a name in the config that its registry does not have, or a part that the network does not have; the
+            nearest are named.
     """
     try:
         model = build_detectron2_model(cfg)
@@ -29,7 +33,7 @@ def build_model(cfg: CfgNode) -> nn.Module:
             raise
         raise ValueError(_not_registered(*unknown.groups())) from error
     logger.info("%s with %.2f M parameters", type(model).__name__, sum(p.numel() for p in model.parameters()) / 1e6)
-    return without_sync_bn(model)
+    return freeze_parts(without_sync_bn(model), cfg.MODEL.FREEZE_PARTS)
 
 
 def _not_registered(name: str, registry_name: str) -> str:
