@@ -5,20 +5,26 @@ training reads. A row that tests the same weights in another way (another size, 
 with a pretraining starts all its seeds from the weights of one pretraining, which is a separate run. The result of a
 run is in ``record-<hash>.json`` beside the weights, with a hash of the whole config. Rows find their numbers by this
 hash, so that runs that were shrunk or changed by hand never count for a row.
+
+The 4-step alternating training of Faster R-CNN (Ren et al., NIPS 2015, Section 3.2) is five jobs: 1. the region
+proposal network; 2. Fast R-CNN on its proposals; 3. the region proposal network again, with the backbone of step 2,
+which is frozen, and a new head; 4. Fast R-CNN again on the proposals of step 3, with the backbone, which is frozen, and
+the head of step 2; 5. the detector that has the heads of steps 3 and 4 is put together and scored.
 """
 
 import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.join import join_checkpoints
 from ..config.hashing import config_hash, training_hash
-from .ledger import CONFIGS, Network, Row
-from .records import PRETRAINING, PROPOSALS, Record, read_record
+from .ledger import CONFIGS, Alternating, Network, Row
+from .records import PRETRAINING, PROPOSALS, STEPS, Record, read_record
 from .shrinking import shrinking
 
 TRAIN_TOOL = CONFIGS.parent / "tools" / "train_net.py"
@@ -40,6 +46,7 @@ class Job:
     start: Path | None = None  #: weights of the row's pretraining; None: the config's MODEL.WEIGHTS
     proposer: "Job | None" = None  #: the training of the network whose proposals this one reads
     datasets: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())  #: with a proposer: DATASETS.TRAIN and DATASETS.TEST
+    joined: "tuple[Job, Job] | None" = None  #: trainings that give this detector its heads; it is not trained
 
     @property
     def weights(self) -> Path:
@@ -93,7 +100,8 @@ def jobs_of(
     row: Row, *, seeds: int, output: Path, shrink: float = 1.0, processes: int = 1, options: Sequence[Any] = ()
 ) -> Iterator[Job]:
     """The jobs of a row in their order: its pretraining and the network that gives it proposals, both with seed 1, then
-    each network with seeds 1 to ``seeds``.
+    each network with seeds 1 to ``seeds``. Of an alternating training, step 1 has seed 1, and the other steps follow
+    for each seed.
 
     Args:
         row: a row with networks.
@@ -131,6 +139,9 @@ def jobs_of(
             start=start,
         )
 
+    if row.alternating:
+        yield from _alternating(row, job, seeds, options)
+        return
     start, before = None, ""
     if row.pretraining and "MODEL.WEIGHTS" not in options[::2]:
         pretraining = job(PRETRAINING, row.pretraining, ())
@@ -144,16 +155,44 @@ def jobs_of(
     for name, network in row.networks.items():
         first = job(name, network, options, start, before)
         if proposer:
-            cfg = network.load(first.changed)
-            first = replace(first, proposer=proposer, datasets=(tuple(cfg.DATASETS.TRAIN), tuple(cfg.DATASETS.TEST)))
+            first = _reading(first, network, proposer)
         for seed in range(1, seeds + 1):
-            yield replace(first, seed=seed, folder=first.folder.with_name(f"seed{seed}"))
+            yield _with_seed(first, seed)
+
+
+def _with_seed(job: Job, seed: int) -> Job:
+    return replace(job, seed=seed, folder=job.folder.with_name(f"seed{seed}"))
+
+
+def _reading(job: Job, network: Network, proposer: Job) -> Job:
+    """A job that reads the proposals of another one."""
+    data = network.load(job.changed).DATASETS
+    return replace(job, proposer=proposer, datasets=(tuple(data.TRAIN), tuple(data.TEST)))
+
+
+def _alternating(row: Row, job: Callable[..., Job], seeds: int, options: Sequence[Any]) -> Iterator[Job]:
+    """The jobs of a 4-step alternating training; ``job`` is that of :func:`jobs_of`."""
+    steps, frozen = row.alternating, row.alternating.frozen()
+    first = job(STEPS[0], steps.rpn, options)
+    second = job(STEPS[1], steps.detector, options, None, proposals_hash(steps.rpn, first.changed))
+    # The hashes of steps 3 and 4 say what step 2 was, and so what step 1 was.
+    before = alternating_hash(steps, (first.changed, second.changed))
+    third = job(STEPS[2], frozen.rpn, options, None, before)
+    fourth = job(STEPS[3], frozen.detector, options, None, before)
+    whole = job("", row.network, options, None, before)
+    yield first
+    for seed in range(1, seeds + 1):
+        two = _reading(_with_seed(second, seed), steps.detector, first)
+        three = replace(_with_seed(third, seed), start=two.weights)
+        four = replace(_reading(_with_seed(fourth, seed), frozen.detector, three), start=two.weights)
+        yield from (two, three, four, replace(_with_seed(whole, seed), joined=(three, four)))
 
 
 def run_job(job: Job, *, gpus: int) -> Record:
     """Train and score as ``tools/train_net.py`` does, in a process of its own, and write the record.
 
-    A job that has a record is not run again. A job that was interrupted continues from its last checkpoint.
+    A job that has a record is not run again. A job that was interrupted continues from its last checkpoint. A detector
+    that gets its heads from other trainings is put together and scored.
 
     Args:
         job: a job from :func:`jobs_of`.
@@ -168,6 +207,9 @@ def run_job(job: Job, *, gpus: int) -> Record:
         code = _run(command)
         if code:
             raise SystemExit(code)
+    if job.joined and not job.weights.is_file():
+        job.folder.mkdir(parents=True, exist_ok=True)
+        join_checkpoints(*(trained.weights for trained in job.joined), job.weights)
     scores = job.scores_folder
     code = _run(job.command(gpus))
     if code:
@@ -196,6 +238,17 @@ def proposals_hash(network: Network, opts: Sequence[Any] = ()) -> str:
     The sizes of test images count: proposals depend on them, although training does not.
     """
     return f"proposals of {config_hash(network.load(opts), without=('TEST', 'DATASETS.TEST'))}"
+
+
+def alternating_hash(steps: Alternating, opts: Sequence[Sequence[Any]] = ((), ())) -> str:
+    """The ``pretraining`` of :func:`config_hash` for steps 3 and 4 of an alternating training, and for its detector.
+
+    Args:
+        steps: the networks of steps 1 and 2.
+        opts: what was changed in each of them, as KEY VALUE pairs.
+    """
+    before = proposals_hash(steps.rpn, opts[0])
+    return f"alternating after {training_hash(steps.detector.load(opts[1]), pretraining=before)}"
 
 
 def as_arguments(options: Sequence[Any]) -> list[str]:

@@ -17,6 +17,9 @@ A ledger is a YAML file::
         pretraining: {config: ..., overrides: ...}      what is trained first, on other data, and gives MODEL.WEIGHTS
         proposals: {config: ..., overrides: ...}        the region proposal network that is trained first, and whose
                                                         proposals for DATASETS.TRAIN and DATASETS.TEST the row reads
+        alternating: {rpn: {config: ..., overrides: ...}, detector: {config: ..., overrides: ...}}
+                                                the networks that 4-step alternating training trains in turns; the row's
+                                                config is the detector that they become
         pending: why there is no config yet     instead of config
         paper: {params_M: 31.7, mIoU: 79.7}     as printed, in the paper's units
         read_as: {mIoU: SQ}                     printed headings that are wrong for the row -> the number that it is
@@ -42,17 +45,19 @@ A row that two tables print is one config named twice.
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
 
+from ..checkpoint.join import SHARED
 from ..config.loading import CONFIGS, load_config
 from ..messages import nearest
 from .complexity import CONVENTIONS
 from .ledger_fields import (
+    ALTERNATING_FIELDS,
     INHERITED_FIELDS,
     LEDGER_FIELDS,
     MEASURED_FIELDS,
@@ -90,6 +95,21 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Alternating:
+    """The two networks of a 4-step alternating training (Ren et al., NIPS 2015, Section 3.2)."""
+
+    rpn: Network
+    detector: Network  #: Fast R-CNN on the proposals of ``rpn``
+
+    def frozen(self) -> "Alternating":
+        """The networks of steps 3 and 4, whose backbone keeps the weights of step 2."""
+        change = {"MODEL.FREEZE_PARTS": [SHARED]}
+        return Alternating(
+            *(replace(network, overrides={**network.overrides, **change}) for network in (self.rpn, self.detector))
+        )
+
+
+@dataclass(frozen=True)
 class Row:
     """One row of a table; the fields are those of the file."""
 
@@ -102,6 +122,7 @@ class Row:
     tolerance: Mapping[str, float]
     pretraining: Network | None = None  #: trained first; its weights are where the networks start
     proposals: Network | None = None  #: trained first; the networks read its proposals
+    alternating: Alternating | None = None  #: how the row's network gets its weights; None: by one training
     pending: str = ""
     flops_size: tuple[int, int] | None = None
     flops_convention: str = "macs"
@@ -214,9 +235,12 @@ def _row(content: Any, table: dict, ledger: dict, path: Path) -> Row:
         raise ValueError(
             f"{where} must have one of config, networks and pending; it has {' and '.join(ways) or 'none'}"
         )
-    for key, allowed in (("overrides", {"config", "networks"}), ("pretraining", {"config"})):
+    alone = {"config"}
+    for key, allowed in (("overrides", {"config", "networks"}), ("pretraining", alone), ("alternating", alone)):
         if key in own and allowed.isdisjoint(content):
             raise ValueError(f"{where} has {key} but no config that this belongs to")
+    if "alternating" in own and {"pretraining", "proposals"} & content.keys():
+        raise ValueError(f"{where}: alternating training has its own start and its own proposals")
     measured = checked(content.get("measured", {}), MEASURED_FIELDS, f"{where}, measured")
     for run in measured.get("runs", []):
         numbers(checked(run, RUN_FIELDS, f"{where}, measured run", needed=("seed", "metrics"))["metrics"], where)
@@ -249,6 +273,7 @@ def _row(content: Any, table: dict, ledger: dict, path: Path) -> Row:
         proposals=_network(content["proposals"], {}, path.parent, f"{where}, proposals")
         if "proposals" in content and "pending" not in content
         else None,
+        alternating=_alternating(own, path.parent, where) if "alternating" in own else None,
         pending=content.get("pending", ""),
         flops_size=tuple(size) if size else None,
         flops_convention=convention,
@@ -280,6 +305,12 @@ def _inherited(row: dict, table: dict, ledger: dict) -> dict:
 def _other(content: Any, where: str) -> Other:
     content = checked(content, OTHER_FIELDS, f"{where}, others", needed=tuple(OTHER_FIELDS))
     return Other(content["method"], numbers(content["paper"], f"{where}, {content['method']}"))
+
+
+def _alternating(own: dict, folder: Path, where: str) -> Alternating:
+    where = f"{where}, alternating"
+    fields = checked(own["alternating"], ALTERNATING_FIELDS, where, needed=tuple(ALTERNATING_FIELDS))
+    return Alternating(**{name: _network(fields[name], {}, folder, f"{where}, {name}") for name in fields})
 
 
 def _config_names(folder: Path) -> list[str]:

@@ -26,12 +26,14 @@ ROW_FIELDS = {
     **INHERITED_FIELDS,
     "networks": dict,
     "pretraining": dict,
+    "alternating": dict,
     "paper": dict,
     "read_as": dict,
     "measured": dict,
 }
 OTHER_FIELDS = {"method": str, "paper": dict}
 NETWORK_FIELDS = {"config": str, "overrides": dict}
+ALTERNATING_FIELDS = {"rpn": dict, "detector": dict}
 MEASURED_FIELDS = {
     "params": int,
     "inference_params": int,

@@ -12,7 +12,7 @@ from .jobs import TRAIN_TOOL, as_arguments
 from .ledger import Ledger, Network, Row
 from .metrics import ELSEWHERE
 from .numbers import numbers_of
-from .records import Record
+from .records import STEPS, Record
 
 #: The interpreter of `make install`, as in the READMEs.
 _PYTHON = ".venv/bin/python"
@@ -68,6 +68,8 @@ def describe_row(row: Row) -> str:
         place = f"output/{row.id}/rpn"
         lines += ["", "network that gives proposals, once for all seeds:"]
         lines += _describe_network(row.proposals, ["OUTPUT_DIR", place])
+    if row.alternating:
+        lines += _describe_steps(row)
     for name, network in row.networks.items():
         start = ["MODEL.WEIGHTS", f"{place}/model_final.pth"] if row.pretraining else []
         lines += ["", f"network {name}:" if name else "network:", *_describe_network(network, start)]
@@ -94,6 +96,20 @@ def _describe_network(network: Network, opts: Sequence[str]) -> list[str]:
     lines += [f"  override   {key} {value}" for key, value in network.overrides.items()]
     lines += [f"  {line}" for line in _recipe(network.load(opts))]
     return [*lines, f"  by hand    {_command(network, opts)}"]
+
+
+def _describe_steps(row: Row) -> list[str]:
+    """The four trainings of an alternating training, with commands that need the proposals of the step before."""
+    place, frozen = f"output/{row.id}/step", row.alternating.frozen()
+    networks = (row.alternating.rpn, row.alternating.detector, frozen.rpn, frozen.detector)
+    lines = [
+        "",
+        "four trainings in turns; detectors read the proposals of the step before; then heads are joined",
+    ]
+    for number, (name, network) in enumerate(zip(STEPS, networks), 1):
+        start = ["MODEL.WEIGHTS", f"{place}2/model_final.pth"] if number > 2 else []
+        lines += ["", f"{name}:", *_describe_network(network, [*start, "OUTPUT_DIR", f"{place}{number}"])]
+    return lines
 
 
 def _state(row: Row) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..config.hashing import config_hash, training_hash
-from .jobs import proposals_hash
+from .jobs import alternating_hash, proposals_hash
 from .ledger import Row
 from .metrics import COUNTED, ELSEWHERE, OF_ANY_WEIGHTS, find
 from .records import PRETRAINING, Record
@@ -73,6 +73,8 @@ def records_of(row: Row, records: Sequence[Record]) -> list[Record]:
     before = training_hash(row.pretraining.load()) if row.pretraining else ""
     if row.proposals:
         before = proposals_hash(row.proposals)
+    if row.alternating:
+        before = alternating_hash(row.alternating)
     hashes = {config_hash(network.load(), pretraining=before): name for name, network in row.networks.items()}
     return [r for r in records if hashes.get(r.config_hash) == r.network]
 

@@ -11,6 +11,8 @@ from ..files import write_atomically
 PRETRAINING = "pretraining"
 #: Name of the network that gives a row its proposals.
 PROPOSALS = "proposals"
+#: Names of the networks of a 4-step alternating training.
+STEPS = ("step 1, RPN", "step 2, detector", "step 3, RPN", "step 4, detector")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.modeling.anchor_generator import build_anchor_generator
 
+from fapn_d2.config.hashing import training_hash
 from fapn_d2.config.loading import load_config
+from fapn_d2.meta_arch.build import build_model as build_frozen
 from fapn_d2.reproduction.ledger import CONFIGS, find_row, load_ledger
 
 from .test_all import run_forward_and_backward
@@ -87,6 +89,46 @@ def test_sizes_and_recipe_of_fast_rcnn(name):
     assert (list(cfg.SOLVER.STEPS), cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR) == (*steps, 0.02)
     assert (cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE, cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN) == (512, 2000)
     assert (cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST, cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE) == (1000, "ROIPool")
+
+
+@pytest.mark.parametrize(("depth", "parameters"), [(50, 41_699_936), (101, 60_639_840)])
+def test_networks_with_shared_features(depth, parameters):
+    """The joined detector has the parts of the networks that are trained in turns, at their settings."""
+    row = find_row([LEDGER], f"fpn.t5.fpn_r{depth}_share")
+    on_meta = ["MODEL.DEVICE", "meta"]
+    networks = (row.network, row.alternating.rpn, row.alternating.detector)
+    with torch.device("meta"):
+        whole, rpn, detector = (build_model(network.load(on_meta)) for network in networks)
+    assert sum(p.numel() for p in whole.parameters()) == parameters == row.measured["params"]
+    assert whole.state_dict().keys() == rpn.state_dict().keys() | detector.state_dict().keys()
+    whole, rpn, detector = (network.load() for network in networks)
+    assert (whole.MODEL.RPN.POST_NMS_TOPK_TRAIN, rpn.MODEL.RPN.POST_NMS_TOPK_TRAIN) == (2000, 1000)
+    rpn.MODEL.RPN.POST_NMS_TOPK_TRAIN = 2000  # training of the RPN alone does not use its proposals
+    assert whole.MODEL.RPN == rpn.MODEL.RPN
+    assert whole.MODEL.ANCHOR_GENERATOR == rpn.MODEL.ANCHOR_GENERATOR
+    assert whole.MODEL.ROI_HEADS == detector.MODEL.ROI_HEADS and whole.MODEL.ROI_BOX_HEAD == detector.MODEL.ROI_BOX_HEAD
+    assert whole.SOLVER == detector.SOLVER and whole.SOLVER.MAX_ITER == 80_000  # also of the joint training
+    assert rpn.SOLVER.MAX_ITER == 40_000
+
+
+def test_rows_of_table_4_share_their_training():
+    """Test sets without public labels are predicted with the network that is scored on minival."""
+    rows = [find_row([LEDGER], f"fpn.t4.fpn_r101_{name}") for name in ("minival", "testdev", "teststd")]
+    assert len({training_hash(row.network.load()) for row in rows}) == 1
+    assert [row.network.load().DATASETS.TEST for row in rows] == [
+        ("coco_2017_val",),
+        ("coco_2017_test-dev",),
+        ("coco_2017_test",),
+    ]
+
+
+def test_the_four_steps_freeze_the_backbone_and_the_pyramid():
+    steps = find_row([LEDGER], "fpn.t5.fpn_r50_share").alternating.frozen()
+    for network, heads in ((steps.rpn, "proposal_generator."), (steps.detector, "roi_heads.")):
+        with torch.device("meta"):
+            model = build_frozen(network.load(["MODEL.DEVICE", "meta"]))
+        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        assert trained == {name for name, _ in model.named_parameters() if name.startswith(heads)} != set()
 
 
 @pytest.mark.parametrize("row_id", ANCHORS)

@@ -13,11 +13,11 @@ import pytest
 from fapn_d2.config.hashing import config_hash
 from fapn_d2.reproduction import jobs as reproduce
 from fapn_d2.reproduction.jobs import jobs_of, run_job
-from fapn_d2.reproduction.ledger import Network, find_row, load_ledger, load_ledgers
+from fapn_d2.reproduction.ledger import Alternating, Network, find_row, load_ledger, load_ledgers
 from fapn_d2.reproduction.listing import describe_list, describe_row, describe_runs
 from fapn_d2.reproduction.metrics import ELSEWHERE, PLACES, find
 from fapn_d2.reproduction.numbers import Number, numbers_of, records_of
-from fapn_d2.reproduction.records import read_record, read_records
+from fapn_d2.reproduction.records import STEPS, Record, read_record, read_records
 from fapn_d2.reproduction.report import report, to_html, to_markdown
 from tests.toys.coco import write_coco
 
@@ -366,3 +366,67 @@ def test_a_row_that_reads_proposals(ledger, tmp_path, monkeypatch):
     (other, third) = jobs_of(replace(row, proposals=Network(rpn.config, {"SEED": 1, "MODEL.RPN.NMS_THRESH": 0.5})),
                              seeds=1, output=tmp_path / "out")  # fmt: skip
     assert other.folder != proposer.folder and third.folder != first.folder
+
+
+def alternating_row(ledger, tmp_path):
+    steps = Alternating(rpn=Network(tmp_path / "pre.yaml"), detector=Network(tmp_path / "net.yaml", {"SEED": 1}))
+    return replace(row_of(ledger, "toy.t1.b"), alternating=steps)
+
+
+def test_an_alternating_training(ledger, tmp_path, monkeypatch):
+    """Four trainings, two sets of proposals, one detector; what is done is not done again."""
+    tool = "import pathlib, sys; value = lambda key: sys.argv[sys.argv.index(key) + 1]\n"
+    tool += "folder = pathlib.Path(value('--output')); folder.mkdir(parents=True); (folder / 'header.json').touch()\n"
+    tool += f"open({str(tmp_path / 'calls')!r}, 'a').write('extract ' + ' '.join(sys.argv[1:]) + chr(10))\n"
+    (tmp_path / "extract.py").write_text(tool)
+    monkeypatch.setattr(reproduce, "PROPOSALS_TOOL", tmp_path / "extract.py")
+    joined = []
+    monkeypatch.setattr(reproduce, "join_checkpoints", lambda a, b, out: joined.append((a, b)) or out.touch())
+    row, data = alternating_row(ledger, tmp_path), ["DATASETS.TRAIN", ["a"], "DATASETS.TEST", ["a"]]
+    jobs = list(jobs_of(row, seeds=1, output=tmp_path / "out", options=data))
+    one, two, three, four, whole = jobs
+    records = [run_job(job, gpus=1) for job in jobs]
+    first, extract_1, second, third, extract_3, fourth, scored = calls(tmp_path)
+    assert "pre.yaml" in first and "FREEZE_PARTS" not in first + second and "MODEL.WEIGHTS" not in first + second
+    assert f"--weights {one.weights} --dataset a" in extract_1 and str(one.proposals_of("a")) in second
+    for call in (third, fourth):
+        assert (
+            f'MODEL.FREEZE_PARTS ["backbone"] DATASETS.TRAIN ["a"] DATASETS.TEST ["a"] MODEL.WEIGHTS {two.weights}'
+            in call
+        )
+    assert "pre.yaml" in third and "net.yaml" in fourth
+    assert f"--weights {three.weights} --dataset a" in extract_3 and str(three.proposals_of("a")) in fourth
+    assert joined == [(three.weights, four.weights)]
+    assert "--eval-only" in scored and f"MODEL.WEIGHTS {whole.weights}" in scored
+    assert len({job.folder for job in jobs}) == 5 and [r.network for r in records] == [*STEPS, ""]
+    assert [run_job(job, gpus=1) for job in jobs] == records and len(joined) == 1 and len(calls(tmp_path)) == 7
+    assert "toy.t1.b, 1 run: a trial" in describe_runs(row, records)
+
+
+def test_seeds_and_hashes_of_an_alternating_training(ledger, tmp_path):
+    row = alternating_row(ledger, tmp_path)
+    jobs = list(jobs_of(row, seeds=2, output=tmp_path / "out"))
+    assert [job.seed for job in jobs] == [1] * 5 + [2] * 4
+    for two, three, four, whole in (jobs[1:5], jobs[5:]):
+        assert two.proposer == jobs[0] and three.start == four.start == two.weights
+        assert four.proposer == three and whole.joined == (three, four)
+    # what reads other proposals in step 2, or another backbone in step 4, is another training
+    other = replace(row.alternating, rpn=Network(tmp_path / "pre.yaml", {"MODEL.RPN.NMS_THRESH": 0.5}))
+    changed = list(jobs_of(replace(row, alternating=other), seeds=1, output=tmp_path / "out"))
+    assert all(a.folder != b.folder for a, b in zip(jobs, changed))
+    # a record of the detector counts for the row, a detector that was trained jointly does not
+    record = Record(row.id, "", "net.yaml", [], 1, jobs[4].config_hash, 100, "a GPU", 1, "c0ffee")
+    assert records_of(row, [record]) == [record]
+    (joint,) = jobs_of(replace(row, alternating=None), seeds=1, output=tmp_path / "out")
+    assert records_of(row, [replace(record, config_hash=joint.config_hash)]) == []
+    text = describe_row(row)
+    assert "step 3, RPN:" in text and "override   MODEL.FREEZE_PARTS ['backbone']" in text
+
+
+def test_steps_1_and_2_of_fpn_are_the_networks_without_sharing(tmp_path):
+    ledgers = load_ledgers()
+    shared, apart = (
+        list(jobs_of(find_row(ledgers, f"fpn.t5.fpn_r50_{name}"), seeds=1, output=tmp_path))
+        for name in ("share", "noshare")
+    )
+    assert [job.folder for job in shared[:2]] == [job.folder for job in apart]
