@@ -202,7 +202,8 @@ def run_job(job: Job, *, gpus: int) -> Record:
         SystemExit: the run failed or was stopped, with its exit code.
     """
     if job.record.is_file():
-        return read_record(job.record)
+        # Another row, in which the network has another part, may have started the run.
+        return replace(read_record(job.record), network=job.network_name)
     for command in job.extractions(gpus):
         code = _run(command)
         if code:
