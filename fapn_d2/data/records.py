@@ -64,7 +64,7 @@ def _check_objects(records: Sequence[dict], names: Sequence[str], masks: bool) -
     if bad_boxes:
         logger.warning(
             "%d of the %d objects in %s have boxes without area, or with numbers that are not finite, and are not "
-            "learned (%s).",
+            "learned (%s). tools/check_data.py lists them.",
             *(len(bad_boxes), total, some(names, sort=False), some(dict.fromkeys(bad_boxes), sort=False)),
         )
 
