@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from detectron2.data import MetadataCatalog
-from detectron2.structures import BoxMode
+from detectron2.structures import BitMasks, BoxMode
 from detectron2.utils.colormap import colormap
 from pycocotools import mask as coco_mask
 
@@ -148,6 +148,32 @@ def from_labels(record: dict, dataset: str, *, ignore_value: int = 255) -> Segme
             found.add(mask, name, color, is_thing=True, box=box)
     if found is None:
         raise ValueError(f"{record.get('file_name')} in {dataset} has no labels that could be drawn")
+    return found
+
+
+def from_sample(sample: dict, dataset: str, *, ignore_value: int = 255) -> Segments:
+    """The labels of a training sample, as the mapper gives it: "sem_seg", "instances", or instances on regions.
+
+    Args:
+        sample: with "image" (3, h, w).
+        dataset: name whose metadata have class names and colours; classes without a name are "class 0", "class 1", ...
+        ignore_value: label of pixels without ground truth.
+    """
+    classes = Classes(dataset)
+    size = tuple(sample["image"].shape[1:])
+    found = _regions(sample["sem_seg"].numpy(), classes, void=ignore_value) if "sem_seg" in sample else None
+    instances = sample.get("instances")
+    if instances is None:
+        return found or _no_regions(size, "image")
+    masks = None
+    if instances.has("gt_masks"):
+        masks = instances.gt_masks
+        masks = (masks if isinstance(masks, BitMasks) else BitMasks.from_polygon_masks(masks, *size)).tensor.numpy()
+    boxes = instances.gt_boxes.tensor.tolist() if instances.has("gt_boxes") else [None] * len(instances)
+    found = found or _no_regions(size, "boxes" if masks is None else "objects")
+    for i, number in enumerate(instances.gt_classes.tolist()):
+        mask = None if masks is None else masks[i]
+        found.add(mask, *classes.of(number, thing=True), is_thing=True, box=boxes[i])
     return found
 
 
