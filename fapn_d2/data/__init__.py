@@ -12,6 +12,7 @@ from .class_numbers import use_custom_data
 from .datasets.ade20k import complete_ade20k
 from .datasets.camvid import register_camvid
 from .datasets.cityscapes import complete_cityscapes, repair_cityscapes
+from .datasets.cityscapes_panoptic import register_cityscapes_panoptic
 from .datasets.coco_stuff import register_coco_stuff
 from .datasets.coco_stuff_2017 import register_coco_stuff_2017
 from .datasets.coco_subset import register_coco_subsets
@@ -28,6 +29,7 @@ register_coco_stuff()
 register_coco_stuff_2017()
 register_coco_subsets()
 register_pascal_context()
+register_cityscapes_panoptic()
 repair_cityscapes()
 when_used.extend((register_shapes, register_unlabelled, register_mapillary, complete_ade20k, complete_cityscapes))
 when_loaded.append(use_custom_data)

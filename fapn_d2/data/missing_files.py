@@ -80,7 +80,9 @@ def _check_json(places: dict[str, str], fix: str) -> None:
             labels = [f"{os.path.splitext(image)[0]}.png" for image in images]
             _check_listed(places["sem_seg_root"], labels, "semantic labels", places["json_file"], fix)
     if "panoptic_json" in places and "panoptic_root" in places:
-        labels = [n for n in file_names(places["panoptic_json"]) if n.endswith(".png")]
+        # The file also names the images: JPEGs in COCO, these PNGs in Cityscapes.
+        names = file_names(places["panoptic_json"])
+        labels = [n for n in names if n.endswith(".png") and not n.endswith("_leftImg8bit.png")]
         _check_listed(places["panoptic_root"], labels, "panoptic labels", places["panoptic_json"], fix)
 
 

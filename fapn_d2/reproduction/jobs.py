@@ -21,13 +21,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
+
 from ..checkpoint.join import join_checkpoints
 from ..config.hashing import config_hash, training_hash
 from .ledger import CONFIGS, Alternating, Network, Row
-from .records import PRETRAINING, PROPOSALS, STEPS, Record, read_record
+from .records import MERGED, PRETRAINING, PROPOSALS, STEPS, Record, read_record
 from .shrinking import shrinking
 
 TRAIN_TOOL = CONFIGS.parent / "tools" / "train_net.py"
+PAIR_TOOL = CONFIGS.parent / "tools" / "score_two_networks.py"
 PROPOSALS_TOOL = CONFIGS.parent / "tools" / "extract_proposals.py"
 
 
@@ -45,6 +48,7 @@ class Job:
     config_hash: str
     start: Path | None = None  #: weights of the row's pretraining; None: the config's MODEL.WEIGHTS
     proposer: "Job | None" = None  #: the training of the network whose proposals this one reads
+    pair: "tuple[Job, Job] | None" = None  #: the trainings whose networks are scored together; nothing is trained
     datasets: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())  #: with a proposer: DATASETS.TRAIN and DATASETS.TEST
     joined: "tuple[Job, Job] | None" = None  #: trainings that give this detector its heads; it is not trained
 
@@ -60,6 +64,10 @@ class Job:
 
     def command(self, gpus: int) -> list[str]:
         """The command that trains and scores the network, or only scores it if its weights exist."""
+        if self.pair:
+            instances, semantic = (str(job.weights) for job in self.pair)
+            start = [sys.executable, str(PAIR_TOOL), "--instances", instances, "--semantic", semantic]
+            return [*start, "--num-gpus", str(gpus), "SEED", str(self.seed), "OUTPUT_DIR", str(self.folder)]
         start = [sys.executable, str(TRAIN_TOOL), "--config-file", str(self.config), "--num-gpus", str(gpus)]
         place = ["SEED", str(self.seed), "OUTPUT_DIR", str(self.scores_folder), *self._proposal_files()]
         if self.weights.is_file():
@@ -101,7 +109,7 @@ def jobs_of(
 ) -> Iterator[Job]:
     """The jobs of a row in their order: its pretraining and the network that gives it proposals, both with seed 1, then
     each network with seeds 1 to ``seeds``. Of an alternating training, step 1 has seed 1, and the other steps follow
-    for each seed.
+    for each seed. The scores of two networks together are last.
 
     Args:
         row: a row with networks.
@@ -152,12 +160,21 @@ def jobs_of(
         proposer = job(PROPOSALS, row.proposals, options)
         before = proposals_hash(row.proposals, proposer.changed)
         yield proposer
+    trained: dict[str, Job] = {}
     for name, network in row.networks.items():
         first = job(name, network, options, start, before)
         if proposer:
             first = _reading(first, network, proposer)
+        trained[name] = first
+        yield from (_with_seed(first, seed) for seed in range(1, seeds + 1))
+    if row.merged:
+        instances, semantic = trained["instances"], trained["semantic"]
+        merged = merged_hash(*(row.networks[j.network_name].load(j.changed) for j in (instances, semantic)))
+        folder = output / f"{instances.config.stem}-and-{semantic.config.stem}-{merged}"
         for seed in range(1, seeds + 1):
-            yield _with_seed(first, seed)
+            pair = (_with_seed(instances, seed), _with_seed(semantic, seed))
+            place = {"folder": folder / f"seed{seed}", "config_hash": merged}
+            yield replace(pair[0], network_name=MERGED, pair=pair, **place)
 
 
 def _with_seed(job: Job, seed: int) -> Job:
@@ -186,6 +203,11 @@ def _alternating(row: Row, job: Callable[..., Job], seeds: int, options: Sequenc
         three = replace(_with_seed(third, seed), start=two.weights)
         four = replace(_reading(_with_seed(fourth, seed), frozen.detector, three), start=two.weights)
         yield from (two, three, four, replace(_with_seed(whole, seed), joined=(three, four)))
+
+
+def merged_hash(instances: CfgNode, semantic: CfgNode) -> str:
+    """The hash of the scores of two networks together."""
+    return config_hash(instances, pretraining=f"merged with {config_hash(semantic)}")
 
 
 def run_job(job: Job, *, gpus: int) -> Record:

@@ -14,6 +14,8 @@ A ledger is a YAML file::
         overrides: {MODEL.NECK.ALIGN: deform}   what the row changes in it
         networks: {coco: {config: ..., overrides: ...}, ...}    instead of config, if a row needs several networks;
                                                 the row's own overrides are those of each network
+        merged: true                            the row's networks "instances" and "semantic" are scored together, and
+                                                only this counts: objects of the first, the semantic map of the second
         pretraining: {config: ..., overrides: ...}      what is trained first, on other data, and gives MODEL.WEIGHTS
         proposals: {config: ..., overrides: ...}        the region proposal network that is trained first, and whose
                                                         proposals for DATASETS.TRAIN and DATASETS.TEST the row reads
@@ -70,6 +72,7 @@ from .ledger_fields import (
     numbers,
 )
 from .metrics import PLACES
+from .records import MERGED
 
 LEDGER_NAME = "tables.yaml"
 #: What papers print of several trials.
@@ -121,6 +124,7 @@ class Row:
     paper: Mapping[str, float]
     tolerance: Mapping[str, float]
     pretraining: Network | None = None  #: trained first; its weights are where the networks start
+    merged: bool = False  #: the networks "instances" and "semantic" are scored together
     proposals: Network | None = None  #: trained first; the networks read its proposals
     alternating: Alternating | None = None  #: how the row's network gets its weights; None: by one training
     pending: str = ""
@@ -131,6 +135,11 @@ class Row:
     note: str = ""
     trials: str = "mean"  #: what the paper prints of several trials: one of TRIALS
     read_as: Mapping[str, str] = field(default_factory=dict)  #: wrong heading of ``paper`` -> the number that it is
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """Names of the networks whose records count for the row."""
+        return (MERGED,) if self.merged else tuple(self.networks)
 
     @property
     def network(self) -> Network:
@@ -248,6 +257,8 @@ def _row(content: Any, table: dict, ledger: dict, path: Path) -> Row:
     wrong = [f"{a}: {b}" for a, b in read_as.items() if a not in content["paper"] or b not in PLACES]
     if wrong:
         raise ValueError(f"{where}: read_as maps numbers of paper to those that are scored, not {', '.join(wrong)}")
+    if content.get("merged") and sorted(content.get("networks", {})) != ["instances", "semantic"]:
+        raise ValueError(f"{where}: merged needs two networks, instances and semantic")
     size = content.get("flops_size")
     if size is not None and not (len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
         raise ValueError(f"{where}: flops_size is [height, width] in pixels, got {size}")
@@ -270,6 +281,7 @@ def _row(content: Any, table: dict, ledger: dict, path: Path) -> Row:
         pretraining=_network(content["pretraining"], {}, path.parent, f"{where}, pretraining")
         if "pretraining" in content
         else None,
+        merged=content.get("merged", False),
         proposals=_network(content["proposals"], {}, path.parent, f"{where}, proposals")
         if "proposals" in content and "pending" not in content
         else None,

@@ -25,6 +25,7 @@ ROW_FIELDS = {
     "method": str,
     **INHERITED_FIELDS,
     "networks": dict,
+    "merged": bool,
     "pretraining": dict,
     "alternating": dict,
     "paper": dict,

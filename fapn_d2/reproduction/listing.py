@@ -8,7 +8,7 @@ from dataclasses import replace
 from detectron2.config import CfgNode
 
 from ..messages import nearest
-from .jobs import TRAIN_TOOL, as_arguments
+from .jobs import PAIR_TOOL, TRAIN_TOOL, as_arguments
 from .ledger import Ledger, Network, Row
 from .metrics import ELSEWHERE
 from .numbers import numbers_of
@@ -73,6 +73,9 @@ def describe_row(row: Row) -> str:
     for name, network in row.networks.items():
         start = ["MODEL.WEIGHTS", f"{place}/model_final.pth"] if row.pretraining else []
         lines += ["", f"network {name}:" if name else "network:", *_describe_network(network, start)]
+    if row.merged:
+        lines += ["", "scored together: objects of the network instances, the semantic map of the network semantic"]
+        lines += [f"  by hand    {_PYTHON} {_relative(PAIR_TOOL)} --instances FILE --semantic FILE --num-gpus 8"]
     lines += ["", f"{_PYTHON} tools/reproduce.py run {row.id}"]
     return "\n".join(lines)
 
@@ -84,7 +87,7 @@ def describe_runs(row: Row, records: Sequence[Record]) -> str:
         changed = dict(zip(record.changed[::2], record.changed[1::2]))
         if "MODEL.WEIGHTS" in changed:
             row = replace(row, start="" if changed["MODEL.WEIGHTS"] else "random weights")
-    records = [record for record in records if record.network in row.networks]
+    records = [record for record in records if record.network in row.scored]
     head = f"{row.id}, {len(records)} run{'s' if len(records) > 1 else ''}"
     lines = [f"{head}: a trial, not comparable" if trial else head]
     lines += [f"  {name:20} {number.text}" for name, number in numbers_of(row, records).items()]

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..config.hashing import config_hash, training_hash
-from .jobs import alternating_hash, proposals_hash
+from .jobs import alternating_hash, merged_hash, proposals_hash
 from .ledger import Row
 from .metrics import COUNTED, ELSEWHERE, OF_ANY_WEIGHTS, find
-from .records import PRETRAINING, Record
+from .records import MERGED, PRETRAINING, Record
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,11 @@ def records_of(row: Row, records: Sequence[Record]) -> list[Record]:
         before = proposals_hash(row.proposals)
     if row.alternating:
         before = alternating_hash(row.alternating)
-    hashes = {config_hash(network.load(), pretraining=before): name for name, network in row.networks.items()}
+    if row.merged:
+        configs = {name: network.load() for name, network in row.networks.items()}
+        hashes = {merged_hash(configs["instances"], configs["semantic"]): MERGED}
+    else:
+        hashes = {config_hash(network.load(), pretraining=before): name for name, network in row.networks.items()}
     return [r for r in records if hashes.get(r.config_hash) == r.network]
 
 

@@ -9,6 +9,8 @@ from ..files import write_atomically
 
 #: Name of a row's pretraining beside those of its networks.
 PRETRAINING = "pretraining"
+#: Name of the scores of a row's two networks together.
+MERGED = "merged"
 #: Name of the network that gives a row its proposals.
 PROPOSALS = "proposals"
 #: Names of the networks of a 4-step alternating training.

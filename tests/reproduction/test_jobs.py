@@ -74,6 +74,7 @@ def ledger(tmp_path, monkeypatch):
     (tmp_path / "pre.yaml").write_text("SOLVER: {MAX_ITER: 200, STEPS: [50, 80], IMS_PER_BATCH: 8}")
     (tmp_path / "tables.yaml").write_text(LEDGER)
     monkeypatch.setattr(reproduce, "TRAIN_TOOL", tmp_path / "train.py")
+    monkeypatch.setattr(reproduce, "PAIR_TOOL", tmp_path / "train.py")
     return load_ledger(tmp_path / "tables.yaml")
 
 
@@ -430,3 +431,34 @@ def test_steps_1_and_2_of_fpn_are_the_networks_without_sharing(tmp_path):
         for name in ("share", "noshare")
     )
     assert [job.folder for job in shared[:2]] == [job.folder for job in apart]
+
+
+TOGETHER = """
+paper: toy
+title: Toys
+tables:
+- name: Table 4
+  about: Two toys together.
+  rows:
+  - {id: toy.t4.a, method: A, networks: {instances: {config: net.yaml}, semantic: {config: pre.yaml}}, merged: true,
+     paper: {mIoU: 71.0}}
+"""
+
+
+def test_two_networks_are_scored_together(ledger, tmp_path):
+    (tmp_path / "together.yaml").write_text(TOGETHER)
+    row = row_of(load_ledger(tmp_path / "together.yaml"), "toy.t4.a")
+    jobs = list(jobs_of(row, seeds=2, output=tmp_path / "out"))
+    assert [(job.network_name, job.seed) for job in jobs] == [
+        *(("instances", 1), ("instances", 2), ("semantic", 1), ("semantic", 2), ("merged", 1), ("merged", 2))
+    ]
+    records = [run_job(job, gpus=1) for job in jobs]
+    calls = (tmp_path / "calls").read_text().splitlines()
+    weights = [str(job.weights) for job in jobs]
+    assert calls[5].startswith(f"--instances {weights[1]} --semantic {weights[3]} --num-gpus 1 SEED 2 OUTPUT_DIR ")
+    assert len({job.record for job in jobs}) == 6
+    found = records_of(row, read_records(tmp_path / "out"))
+    assert [(record.network, record.seed) for record in found] == [("merged", 1), ("merged", 2)]
+    assert numbers_of(row, records[4:])["mIoU"].text == "71.0 → 71.50 ± 0.71 (+0.50)"
+    assert describe_runs(row, records).splitlines()[0] == "toy.t4.a, 2 runs"
+    assert "objects of the network instances, the semantic map of the network semantic" in describe_row(row)
