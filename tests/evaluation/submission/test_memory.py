@@ -16,7 +16,7 @@ from fapn_d2.evaluation.submission.writer import Part
 
 
 def peak(folder: Path, images: int) -> tuple[int, int]:
-    """(most bytes at a time, size of the JSON) of COCO masks, 50 an image, from parts to the report."""
+    """(most bytes at a time, size of the JSON) of COCO masks, 50 per image, from parts to the report."""
     rng = np.random.default_rng(0)
     code = run_length(rng.random((120, 160)) < 0.2)
     entry = {"category_id": 1, "segmentation": code, "score": 0.5}

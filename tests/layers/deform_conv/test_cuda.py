@@ -1,7 +1,7 @@
 """The Triton kernels of the deformable convolution against torchvision in float64.
 
 On CUDA they run as they are. Without a GPU they run in Triton's interpreter, which must be switched on before Triton is
-imported: ``test_deform_conv_op.py`` runs this file in a process of its own with TRITON_INTERPRET=1. The interpreter
+imported: ``test_operator.py`` runs this file in a process of its own with TRITON_INTERPRET=1. The interpreter
 multiplies bfloat16 matrices wrongly (it reads their bits as integers), so that bfloat16 is for the GPU alone.
 """
 

@@ -1,7 +1,7 @@
 """The flow warp's operator and its Triton kernels against ``F.grid_sample`` in float64.
 
-On CUDA the kernels run as they are. Without a GPU they run in Triton's interpreter, as ``test_deform_conv_triton.py``
-does: ``test_flow_warp.py`` runs this file in a process of its own with TRITON_INTERPRET=1.
+On CUDA the kernels run as they are. Without a GPU they run in Triton's interpreter, as in
+``deform_conv/test_cuda.py``: ``test_warp.py`` runs this file in a process of its own with TRITON_INTERPRET=1.
 """
 
 import os
