@@ -42,6 +42,7 @@ EXTRAS = {
     # pyquaternion: cityscapesscripts imports it; shapely: Detectron2 cuts Cityscapes' polygons with it
     "eval": ["hotcoco>=1.3", "pyquaternion", "shapely>=2.0"],
     "export": ["onnx>=1.18", "onnxscript", "onnxruntime"],
+    "cluster": ["submitit>=1.5"],
     "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "h5py"],
 }
 

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "fapn_d2"
 #: From the top of the house to its ground; names are packages or modules of ``fapn_d2``.
 ROWS = (
     ("tools", "datasets programs"),
-    ("benchmark", "demo"),
+    ("benchmark", "demo", "cluster"),
     ("reproduction",),
     ("engine",),
     ("visualization",),

@@ -16,7 +16,7 @@ from fapn_d2.messages import user_errors_as_messages
 from fapn_d2.reproduction.jobs import jobs_of, run_job
 from fapn_d2.reproduction.ledger import find_row, load_ledgers
 from fapn_d2.reproduction.listing import describe_list, describe_row, describe_runs
-from fapn_d2.reproduction.records import read_records
+from fapn_d2.reproduction.records import PRETRAINING, PROPOSALS, read_records
 from fapn_d2.reproduction.report import report, to_html, to_markdown
 
 OUTPUT = Path("output") / "reproduce"
@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="train and score a row; continues after an interruption")
     run.add_argument("row")
     run.add_argument("--seeds", type=int, default=1, help="number of runs, with seeds 1, 2, ... (default: 1)")
+    run.add_argument("--only-seed", type=int, metavar="N", help="only the run with seed N, for a job of a cluster")
     run.add_argument("--shrink", type=float, default=1.0, help="factor on iterations, batch and sizes, for a trial")
     run.add_argument("--num-gpus", type=int, default=max(1, torch.cuda.device_count()), help="processes (default: all)")
     run.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="further changes; makes it a trial")
@@ -54,12 +55,16 @@ def main(argv: list[str] | None = None) -> None:
             row = find_row(ledgers, args.row)
             jobs = jobs_of(
                 row,
-                seeds=args.seeds,
+                seeds=args.only_seed or args.seeds,
                 output=args.output,
                 shrink=args.shrink,
                 processes=args.num_gpus,
                 options=args.opts,
             )
+            if args.only_seed:
+                jobs = (
+                    job for job in jobs if job.seed == args.only_seed or job.network_name in (PRETRAINING, PROPOSALS)
+                )
             records = [run_job(job, gpus=args.num_gpus) for job in list(jobs)]
             print(describe_runs(row, records))
         else:

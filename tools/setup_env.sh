@@ -25,7 +25,7 @@ wheels=$cache/wheels-$tag
 requirements=$wheels/requirements.txt
 mkdir -p "$wheels"
 # setup.py is the only list of dependencies; ask it instead of repeating it here.
-"$venv/bin/python" setup.py --print-requirements dev eval timm export >"$requirements"
+"$venv/bin/python" setup.py --print-requirements dev eval timm export cluster >"$requirements"
 pins=$(cat requirements/*.txt "$requirements" | sha256sum | cut -c1-12)
 stamp=$wheels/.complete-$pins
 

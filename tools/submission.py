@@ -17,7 +17,7 @@ from pathlib import Path
 
 from fapn_d2.config.user_code import import_files
 from fapn_d2.data.datasets.unlabelled import image_list, listed_images
-from fapn_d2.engine.launching import add_launch_arguments, launch_as_asked, under_torchrun
+from fapn_d2.engine.launching import add_launch_arguments, launch_as_asked, started_together
 from fapn_d2.engine.setup import start_logs
 from fapn_d2.evaluation.submission.archive import in_words
 from fapn_d2.evaluation.submission.checks.submission import ImageList
@@ -77,7 +77,8 @@ def main() -> None:
         if args.verb == "check":
             raise SystemExit(0 if check(args) else EXIT_USER_ERROR)
         cfg = config_of(args)
-        if not under_torchrun():  # an error is printed once, before there are many processes that would print it
+        # an error is printed once, before there are many processes that would print it
+        if not started_together(args.num_machines, args.dist_url):
             prepare(cfg, request_of(args))
         launch_as_asked(write, args, use_cuda=cfg.MODEL.DEVICE.startswith("cuda") and args.predictions is None)
 

@@ -12,7 +12,7 @@ if __name__ in ("__main__", "__mp_main__"):
 
 from fapn_d2.config.values import check_data_names
 from fapn_d2.data import check_datasets
-from fapn_d2.engine import Trainer, argument_parser, evaluate, launch_as_asked, prepare_config, setup, under_torchrun
+from fapn_d2.engine import Trainer, argument_parser, evaluate, launch_as_asked, prepare_config, setup, started_together
 from fapn_d2.messages import user_errors_as_messages
 
 
@@ -32,7 +32,8 @@ if __name__ == "__main__":
     with user_errors_as_messages(debug=args.debug):
         cfg = prepare_config(args)
         check_data_names(cfg, training=not args.eval_only)
-        if not under_torchrun():  # an error is printed once, before there are many processes that would print it
+        # an error is printed once, before there are many processes that would print it
+        if not started_together(args.num_machines, args.dist_url):
             check_datasets(cfg, cfg.DATASETS.TEST if args.eval_only else None)
         use_cuda = cfg.MODEL.DEVICE.startswith("cuda")
         launch_as_asked(main, args, use_cuda=use_cuda, timeout=cfg.DISTRIBUTED.TIMEOUT_EVAL)

@@ -1,6 +1,6 @@
 """The training run: set-up, launching, training loop, evaluation during and after it."""
 
-from .launching import launch, launch_as_asked, under_torchrun
+from .launching import launch, launch_as_asked, started_together, under_torchrun
 from .setup import argument_parser, prepare_config, setup
 from .trainer import Trainer, evaluate
 
@@ -12,5 +12,6 @@ __all__ = [
     "launch_as_asked",
     "prepare_config",
     "setup",
+    "started_together",
     "under_torchrun",
 ]

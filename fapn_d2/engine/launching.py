@@ -32,6 +32,7 @@ from ..config.user_code import add_import_argument, import_files, imported
 from ..messages import EXIT_STOPPED, EXIT_USER_ERROR
 from .parallel import end_with_parent
 from .signals import EXIT_INTERRUPTED, SIGNALS, Stopped, catching_signals
+from .slurm import SlurmStep, slurm_step
 
 #: Longest wait for another process, in minutes. One process scores a large data set while the others wait.
 TIMEOUT = 120
@@ -45,6 +46,21 @@ _GRACE_STOPPED = 60
 def under_torchrun() -> bool:
     """Whether ``torchrun`` started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def started_together(machines: int = 1, dist_url: str = "auto") -> bool:
+    """Whether ``torchrun`` or ``srun`` started the processes of this run. Each of them then calls :func:`launch`.
+
+    Args:
+        machines: see :func:`launch`.
+        dist_url: see :func:`launch`.
+    """
+    return under_torchrun() or _step(machines, dist_url) is not None
+
+
+def _step(machines: int, dist_url: str) -> SlurmStep | None:
+    """The tasks of ``srun``, unless the command line has a rendezvous of its own."""
+    return slurm_step() if machines == 1 and dist_url == "auto" else None
 
 
 def launch(
@@ -64,6 +80,9 @@ def launch(
     (signals.py). If one of several processes dies, the others are ended, and a message names it. If this process or the
     agent of torchrun dies, all of them end.
 
+    Several tasks of ``srun`` also exist already and join one run: either one task per process, or one task per node
+    that starts ``processes``. Tasks with ``machines`` or a ``dist_url`` of their own are left to these.
+
     Args:
         main: the function to call. For several processes it must be importable from a module.
         processes: the number of processes on this machine. With ``use_cuda``, each process uses one GPU.
@@ -78,7 +97,8 @@ def launch(
         The return value of ``main`` for one process or under torchrun, otherwise None.
 
     Raises:
-        ValueError: there are more processes than GPUs, or several machines without an address.
+        ValueError: there are more processes than GPUs, several machines without an address, or several tasks per node
+            that shall each start several processes.
         SystemExit: a process ended with a code other than 0. The code is the same.
     """
     if under_torchrun():
@@ -89,6 +109,20 @@ def launch(
             _join(rank, world_size, local_rank, local_size, "env://", use_cuda, timeout)
             with _leaving_together():
                 return main(*args)
+    if (step := _step(machines, dist_url)) is not None:
+        if processes == 1:
+            end_with_parent()
+            _set_threads(step.local_size, use_cuda)
+            with catching_signals():
+                _join(step.rank, step.size, step.local_rank, step.local_size, step.url, use_cuda, timeout)
+                with _leaving_together():
+                    return main(*args)
+        if step.local_size > 1:
+            raise ValueError(
+                f"srun started {step.local_size} tasks on this node, and each shall start {processes} processes "
+                f"(--num-gpus {processes}): ask for --ntasks-per-node=1, or leave --num-gpus out for one GPU per task"
+            )
+        machines, machine_rank, dist_url = step.size, step.rank, step.url
     if use_cuda and processes > torch.cuda.device_count():
         raise ValueError(f"--num-gpus {processes}, but this machine has {torch.cuda.device_count()}")
     if processes < 1 or machines < 1 or not 0 <= machine_rank < machines:
@@ -245,14 +279,26 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which passes it on as SIGTERM
     # Loader processes would inherit "spawn" and import PyTorch again. They shall start as in a single process.
     mp.set_start_method(start_method, force=True)
-    if not use_cuda:  # each process would otherwise start one thread per core
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
+    _set_threads(local_size, use_cuda)
     import_files(files)
     with catching_signals():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _BLOCKED)
         _join(machine_rank * local_size + local_rank, world_size, local_rank, local_size, dist_url, use_cuda, timeout)
         with _leaving_together():
             main(*args)
+
+
+def _set_threads(processes: int, use_cuda: bool) -> None:
+    """Share the cores of this job between processes on the CPU; each would otherwise start one thread per core.
+
+    OMP_NUM_THREADS is respected. The job's affinity counts, not the cores of the machine: another job may have those.
+
+    Args:
+        processes: the number of processes that share the cores.
+        use_cuda: whether the processes compute on GPUs; then nothing is set.
+    """
+    if not use_cuda and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
 
 
 @contextlib.contextmanager
@@ -269,12 +315,32 @@ def _leaving_together() -> Iterator[None]:
     dist.destroy_process_group()
 
 
+def device_of(local_rank: int, devices: int) -> int:
+    """The number of the GPU of a process. A task that sees one GPU only (``--gpus-per-task 1``) uses this one.
+
+    Args:
+        local_rank: the number of the process on its machine.
+        devices: the number of GPUs that the process sees.
+
+    Raises:
+        ValueError: there are fewer GPUs than processes.
+    """
+    if devices == 1:
+        return 0
+    if local_rank >= devices:
+        raise ValueError(
+            f"process {local_rank} of this machine needs a GPU of its own, but {devices} are visible: start {devices} "
+            "processes, or ask SLURM for --gpus-per-node"
+        )
+    return local_rank
+
+
 def _join(
     rank: int, world_size: int, local_rank: int, local_size: int, url: str, use_cuda: bool, timeout: float
 ) -> None:
     """Make this process one of ``world_size``, with the groups that Detectron2's ``comm`` needs."""
     if use_cuda:
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(device_of(local_rank, torch.cuda.device_count()))
     backend, limit = "nccl" if use_cuda else "gloo", timedelta(minutes=timeout)
     dist.init_process_group(backend, url, timeout=limit, world_size=world_size, rank=rank)
     if hasattr(comm, "create_local_process_group"):

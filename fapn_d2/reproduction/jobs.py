@@ -280,9 +280,9 @@ def as_arguments(options: Sequence[Any]) -> list[str]:
 
 
 def _run(command: list[str]) -> int:
-    """Run a process and return its exit code. SIGTERM and SIGUSR1 are passed on to it, so that it saves its state."""
+    """Run a process and return its exit code. Signals that ask to stop are passed on; it then saves its state."""
     process = subprocess.Popen(command)
-    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
     previous = {number: signal.signal(number, lambda n, frame: process.send_signal(n)) for number in numbers}
     try:
         return process.wait()

@@ -1,0 +1,1 @@
+"""Commands of this project as jobs of a cluster."""
