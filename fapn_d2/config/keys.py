@@ -270,8 +270,31 @@ def _add_meta_arch(cfg: CN) -> None:
     cfg.MODEL.FCOS.SCORE_THRESH_TEST = 0.2  # lowest sqrt(class score * centerness) of a detection
     cfg.MODEL.FCOS.TOPK_CANDIDATES_TEST = 1000  # most candidates per level before NMS
     cfg.MODEL.FCOS.NMS_THRESH_TEST = 0.6
+    _add_mask_proposals(cfg)
     _add_panoptic_fcn(cfg)
     _add_panoptic_fpn(cfg)
+
+
+def _add_mask_proposals(cfg: CN) -> None:
+    """Keys of MODEL.PROPOSAL_GENERATOR.NAME "MaskProposals", in MODEL.META_ARCHITECTURE "MaskProposalNetwork": FPN,
+    Section 6 and Appendix A. The defaults are the paper's numbers."""
+    node = cfg.MODEL.MASK_PROPOSALS = CN()
+    node.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
+    # Side of each window in cells, odd. A window of 5 cells on a level of stride s is for objects of 8 s pixels; other
+    # windows are for objects that are larger or smaller in proportion, to the nearest half octave.
+    node.WINDOWS = [5, 7]
+    node.HIDDEN_DIM = 512  # width of the hidden layer of each window
+    node.MASK_SIZE = 14  # number of cells along each side of a mask; 28 is the paper's "2x mask resolution"
+    node.BATCH_SIZE_PER_IMAGE = 128  # number of positions that are sampled per image in training
+    node.POSITIVE_FRACTION = 0.25  # largest fraction of them that predicts an object
+    node.MASK_WEIGHT = 10.0  # factor on the loss of masks; the loss of scores has the factor 1
+    # Objects with a smaller mask (in square pixels of the resized image) or a shorter side (in its pixels) are no
+    # targets. The paper states no limits; these are DeepMask's.
+    node.LEAST_AREA = 100.0
+    node.LEAST_SIDE = 5.0
+    node.TOPK_TEST = 1000  # most proposals per image, of all levels and windows; there is no suppression
+    # Probability from which on a pixel belongs to a mask. The paper does not state it; DeepMask's evaluation has 0.2.
+    node.MASK_THRESH_TEST = 0.2
 
 
 def _add_panoptic_fpn(cfg: CN) -> None:

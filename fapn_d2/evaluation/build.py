@@ -24,7 +24,7 @@ from .cityscapes.instance import CityscapesInstanceEvaluator
 from .cityscapes.semantic import CityscapesSemSegEvaluator
 from .coco import FastCOCOEvaluator
 from .panoptic import PanopticEvaluator
-from .proposals import BoxProposalEvaluator
+from .proposals import BoxProposalEvaluator, SegmentProposalEvaluator
 from .sem_seg import SemSegEvaluator
 from .submission import kept
 from .submission.keeper import PredictionKeeper
@@ -48,6 +48,8 @@ def _coco(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
 
 
 def _proposals(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
+    if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "MaskProposals":
+        return SegmentProposalEvaluator(name, score=cfg.TEST.PROPOSAL_RECALL, official=_official(cfg))
     if _official(cfg) and cfg.TEST.PROPOSAL_RECALL:
         return COCOEvaluator(name, output_dir=folder)
     return BoxProposalEvaluator(name, score=cfg.TEST.PROPOSAL_RECALL)
@@ -119,7 +121,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
 
     Returns:
         An evaluator whose result has a task a key: "bbox", "segm", "sem_seg", "panoptic_seg". Tasks of which the
-        network has no output are left out. Networks that only propose boxes are scored by "box_proposals".
+        network has no output are left out. Networks that only propose boxes are scored by "box_proposals", those that
+        propose masks by "mask_proposals".
 
     Raises:
         ValueError: the data set has no "evaluator_type", or one that is unknown.

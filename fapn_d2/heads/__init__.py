@@ -5,6 +5,7 @@ from .aligned_decoder import AlignedDecoderHead, SingleLevelHead
 from .augfpn_roi_heads import AugFPNROIHeads
 from .consistent_supervision import ConsistentSupervision
 from .mask_former import MaskFormerHead
+from .mask_proposals import MaskProposals
 from .semantic_fpn import SemanticFPNHead
 from .soft_roi_selection import SoftRoISelection
 
@@ -13,6 +14,7 @@ __all__ = [
     "AugFPNROIHeads",
     "ConsistentSupervision",
     "MaskFormerHead",
+    "MaskProposals",
     "SemanticFPNHead",
     "SingleLevelHead",
     "SoftRoISelection",

@@ -18,6 +18,7 @@ from ..data.proposals import HEADER, ProposalFile, write_proposals
 from ..evaluation.submission.pack import images_hash
 from ..evaluation.submission.parts import PartsFolder, PartsInOrder
 from ..evaluation.submission.writer import Part, Writer
+from ..heads.mask_proposals import MaskProposals
 from .submission import begin, fingerprint, missing_records, predict
 from .trained import load_trained
 
@@ -68,6 +69,11 @@ def extract_proposals(
     """
     if per_image < 1:
         raise ValueError(f"the number of proposals per image must be at least 1, got {per_image}")
+    if MaskProposals.__name__ == cfg.MODEL.PROPOSAL_GENERATOR.NAME:
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} proposes masks; files of proposals hold boxes, "
+            'which "ProposalNetwork" with MODEL.PROPOSAL_GENERATOR.NAME "RPN" gives'
+        )
     check_dataset(cfg, dataset)
     cfg = cfg.clone()
     cfg.defrost()

@@ -17,8 +17,8 @@ class ResultFiles:
 
     It writes ``<image>_labels.png`` with class numbers and ``<image>_panoptic.png`` with segment ids, if the network
     has these outputs, and one ``predictions.json`` for all images. For each image, that file has the name, the
-    size, the objects in COCO's format and the panoptic segments. Class numbers are the network's and count from 0.
-    Names of classes are added if the data set has them.
+    size, the objects in COCO's format, the proposed masks and the panoptic segments. Class numbers are the network's
+    and count from 0. Names of classes are added if the data set has them.
 
     Args:
         folder: the folder to write to; created if it does not exist.
@@ -59,6 +59,15 @@ class ResultFiles:
                 del made["image_id"]
                 made["category"] = _name(self._things, made["category_id"])
             entry["objects"] = objects
+        if "proposals" in output and output["proposals"].has("proposal_masks"):
+            found = output["proposals"]
+            entry["height"], entry["width"] = found.image_size
+            scores = found.objectness_logits.sigmoid()
+            kept = scores >= self._least_score
+            entry["proposals"] = [
+                {"score": score, "segmentation": {**mask, "counts": mask["counts"].decode()}}
+                for score, mask in zip(scores[kept].tolist(), found.proposal_masks[kept].run_lengths())
+            ]
         if "sem_seg" in output:
             labels = output["sem_seg"].argmax(dim=0).numpy()
             entry["height"], entry["width"] = labels.shape

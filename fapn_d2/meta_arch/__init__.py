@@ -3,6 +3,7 @@
 from .consistent_dense import ConsistentFCOS, ConsistentRetinaNet
 from .fcos import FCOS
 from .mask_former import MaskFormer, PanopticMaskFormer
+from .mask_proposals import MaskProposalNetwork
 from .panoptic_fcn import PanopticFCN
 from .panoptic_fpn import TwoTaskPanopticFPN
 from .whole_image_segmentor import WholeImageSegmentor
@@ -12,6 +13,7 @@ __all__ = [
     "ConsistentFCOS",
     "ConsistentRetinaNet",
     "MaskFormer",
+    "MaskProposalNetwork",
     "PanopticFCN",
     "PanopticMaskFormer",
     "TwoTaskPanopticFPN",

@@ -26,6 +26,7 @@ PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     **{f"AP{size}_mask": (("segm", f"AP{size}"),) for size in _SIZES},
     **{f"AR{n}": (("box_proposals", f"AR@{limit}"),) for n, limit in (("100", 100), ("1k", 1000))},
     **{f"AR1k_{size}": (("box_proposals", f"AR{size}@1000"),) for size in "sml"},
+    **{f"AR{size}": (("mask_proposals", f"AR{size}@1000"),) for size in ("", *"sml")},
     **dict.fromkeys(("mIoU", "mIoU_val", "mIoU_ss"), (("sem_seg", "IoU"), ("sem_seg", "mIoU"))),
     **{name: (("sem_seg", name),) for name in ("iIoU", "IoU_sup", "iIoU_sup")},
     "fIoU": (("sem_seg", "fwIoU"),),

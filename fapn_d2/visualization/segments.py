@@ -13,6 +13,7 @@ from detectron2.utils.colormap import colormap
 from pycocotools import mask as coco_mask
 
 from ..data.reading import read_labels
+from ..layers.region_masks import RegionMasks
 from .color import RGB, shade
 
 #: For classes whose data set has no colours: Detectron2's, without its black, white and greys.
@@ -78,7 +79,7 @@ class Segments:
 
 def from_prediction(output: dict, dataset: str, *, least_score: float = 0.5) -> Segments:
     """The segments of one image's output of a Detectron2 model: ``panoptic_seg`` if there is one, else ``sem_seg``,
-    ``instances`` (with or without masks), or ``instances`` on ``sem_seg``.
+    ``instances`` (with or without masks), ``instances`` on ``sem_seg``, or proposed masks.
 
     Args:
         output: output for one image.
@@ -86,7 +87,7 @@ def from_prediction(output: dict, dataset: str, *, least_score: float = 0.5) -> 
         least_score: instances below it are left out (``panoptic_seg`` has the network's own limit).
 
     Raises:
-        ValueError: the output has none of the three.
+        ValueError: the output has none of these.
     """
     classes = Classes(dataset)
     if "panoptic_seg" in output:
@@ -97,6 +98,13 @@ def from_prediction(output: dict, dataset: str, *, least_score: float = 0.5) -> 
             found.add(
                 seg == info["id"], *classes.of(info["category_id"], thing=info["isthing"]), is_thing=info["isthing"]
             )
+        return found
+    if (masks := proposed_masks(output)) is not None:
+        found = _no_regions(masks.image_size, "objects")
+        scores = output["proposals"].objectness_logits.sigmoid().cpu()
+        kept = (scores >= least_score).nonzero()[:, 0].flip(0)  # best first, and the best is painted last
+        for i, mask in zip(kept.tolist(), masks[kept].to("cpu").bitmasks().numpy()):
+            found.add(mask, "proposal", _PALETTE[i % len(_PALETTE)], is_thing=True, score=float(scores[i]))
         return found
     if "sem_seg" not in output and "instances" not in output:
         raise ValueError(
@@ -117,6 +125,12 @@ def from_prediction(output: dict, dataset: str, *, least_score: float = 0.5) -> 
                 mask = None if masks is None else masks[i]
                 found.add(mask, name, color, is_thing=True, score=score, box=boxes[i])
     return found
+
+
+def proposed_masks(output: dict) -> RegionMasks | None:
+    """The masks of a network that proposes segments; None for other networks."""
+    masks = output["proposals"].get_fields().get("proposal_masks") if output.get("proposals") is not None else None
+    return masks if isinstance(masks, RegionMasks) else None
 
 
 def from_labels(record: dict, dataset: str, *, ignore_value: int = 255) -> Segments:

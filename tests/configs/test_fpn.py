@@ -147,6 +147,32 @@ def test_recipe_of_table_1(row_id):
     )
 
 
+MASK_PROPOSALS = {  # cells of the windows, cells of a mask, parameters of the windows and of the network, iterations
+    "mlp5": ([5], 14, 1_739_973, 26_277_253, 80_000),
+    "mlp7": ([7], 14, 3_312_837, 27_850_117, 80_000),
+    "mlp57": ([5, 7], 14, 5_052_810, 29_590_090, 80_000),
+    "mlp57_2xmask": ([5, 7], 28, 5_656_098, 30_193_378, 80_000),
+    "mlp57_2xmask_2xtrain": ([5, 7], 28, 5_656_098, 30_193_378, 160_000),
+}
+
+
+@pytest.mark.parametrize("name", MASK_PROPOSALS)
+def test_sizes_and_recipe_of_table_6(name):
+    windows, mask_size, head, total, iterations = MASK_PROPOSALS[name]
+    cfg = config(f"fpn.t6.fpn_{name}", "MODEL.DEVICE", "meta")
+    node, solver = cfg.MODEL.MASK_PROPOSALS, cfg.SOLVER
+    with torch.device("meta"):
+        model = build_model(cfg)
+    assert sum(p.numel() for p in model.proposal_generator.parameters()) == head
+    assert sum(p.numel() for p in model.parameters()) == total
+    assert (list(node.WINDOWS), node.MASK_SIZE, node.MASK_WEIGHT) == (windows, mask_size, 10.0)
+    assert (node.BATCH_SIZE_PER_IMAGE, node.POSITIVE_FRACTION) == (128, 0.25)
+    assert (16, 0.03, iterations) == (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER)
+    assert list(solver.STEPS) == [iterations * 3 // 4]
+    assert (list(cfg.DATASETS.TRAIN), list(cfg.DATASETS.TEST)) == (["coco_2014_train"], ["coco_2014_val_first_5000"])
+    assert (list(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MIN_SIZE_TEST, node.TOPK_TEST) == ([800], 800, 1000)
+
+
 # Rows that no config file holds as it is: test_all runs the others.
 OVERRIDES = {row.id: row.network for row in LEDGER.rows if "" in row.networks and row.network.overrides}
 

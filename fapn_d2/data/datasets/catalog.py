@@ -28,6 +28,8 @@ _ADVICE = (
     ("shapes", "Remove what is left of its folder: it is generated anew on the next use."),
     ("coco_2017_train_panoptic", "The labels of stuff are made by datasets/prepare_coco_panoptic.py."),
     ("coco_2017_val_panoptic", "The labels of stuff are made by datasets/prepare_coco_panoptic.py."),
+    ("coco_2014_val", "Its images are in val2014.zip, its labels in annotations_trainval2014.zip."),
+    ("coco_2014_train", "Its images are in train2014.zip, its labels in annotations_trainval2014.zip."),
     ("coco_2017_train_8", "Its annotations are made by datasets/prepare_coco_subset.py."),
     ("coco_stuff_2017", "Its labels are made by datasets/prepare_coco_stuff_2017.py."),
     ("coco_stuff_10k", "Its labels are made by datasets/prepare_coco_stuff_10k.py."),

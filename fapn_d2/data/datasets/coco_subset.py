@@ -13,6 +13,9 @@ from .catalog import register
 
 #: Data sets that are registered: split, number of images.
 SUBSETS = (("train2017", 8),)
+#: Number of the images of val2014, ordered by id, that segmentation proposals are scored on (FPN, Section 6). Most of
+#: them are in train2017, so a network that is scored on them must be trained on train2014.
+FIRST_OF_VAL2014 = 5000
 
 
 def annotation_file(split: str, number: int) -> str:
@@ -53,7 +56,7 @@ def select(content: dict[str, Any], number: int, *, min_side: float) -> dict[str
 
 
 def register_coco_subsets() -> None:
-    """Register coco_2017_train_8."""
+    """Register coco_2017_train_8 and coco_2014_val_first_5000."""
     for split, number in SUBSETS:
         name = f"coco_2017_{split.removesuffix('2017')}_{number}"
         paths = {"json_file": annotation_file(split, number), "image_root": f"coco/{split}"}
@@ -62,3 +65,14 @@ def register_coco_subsets() -> None:
             return load_coco_json(*(os.path.join(root, path) for path in paths.values()), name)
 
         register(name, load, paths=paths, evaluator_type="coco", **_get_builtin_metadata("coco"))
+
+    paths = {"json_file": "coco/annotations/instances_val2014.json", "image_root": "coco/val2014"}
+
+    def load_first(root: str, paths: dict = paths) -> list[dict]:
+        # Detectron2 orders the images by id
+        records = load_coco_json(*(os.path.join(root, path) for path in paths.values()), "coco_2014_val_first_5000")
+        return records[:FIRST_OF_VAL2014]
+
+    register(
+        "coco_2014_val_first_5000", load_first, paths=paths, evaluator_type="coco", **_get_builtin_metadata("coco")
+    )
