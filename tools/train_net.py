@@ -17,7 +17,7 @@ from fapn_d2.messages import user_errors_as_messages
 
 
 def main(args: argparse.Namespace) -> None:
-    with user_errors_as_messages(debug=args.debug):
+    with user_errors_as_messages(debug=args.debug, also=(OSError,)):  # a full disk
         cfg = setup(args)
         if args.eval_only:
             evaluate(cfg, resume=args.resume, allow_partial=args.allow_partial)

@@ -6,8 +6,10 @@ first. The names of torchvision's ResNets are known (torchvision_weights.py). Th
 :meth:`Checkpointer.initialize`, :meth:`~Checkpointer.load` and :meth:`~Checkpointer.resume`.
 """
 
+import contextlib
 import logging
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlparse
@@ -50,8 +52,13 @@ class Checkpointer(DetectionCheckpointer):
         self.cfg = cfg
         self.allow_partial = allow_partial
 
-    def save(self, name: str, **kwargs: Any) -> None:
+    def save(self, name: str, *, is_last: bool = True, **kwargs: Any) -> None:
         """Write ``<save_dir>/<name>.pth``, then point ``last_checkpoint`` to it. A kill at any time leaves both usable.
+
+        Args:
+            name: of the file, without ".pth".
+            is_last: whether ``last_checkpoint`` shall point to it.
+            **kwargs: what else the file holds.
 
         Raises:
             OSError: the disk is full or cannot be written. Earlier checkpoints and the pointer are unchanged.
@@ -64,10 +71,33 @@ class Checkpointer(DetectionCheckpointer):
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         write_atomically(path, lambda file: torch.save(content, file))
-        self.tag_last_checkpoint(os.path.basename(path))
+        if is_last:
+            self.tag_last_checkpoint(os.path.basename(path))
+            self._remove_old()
+
+    def _remove_old(self) -> None:
+        """Keep the newest SOLVER.CHECKPOINT_KEEP files ``model_<iteration>.pth``; files of other names stay."""
+        keep = self.cfg.SOLVER.get("CHECKPOINT_KEEP", 0) if self.cfg is not None else 0
+        if keep > 0:
+            names = [name for name in os.listdir(self.save_dir) if re.fullmatch(r"model_\d{7,}\.pth", name)]
+            paths = [os.path.join(self.save_dir, name) for name in names]
+            for path in sorted(paths, key=lambda path: (os.stat(path).st_mtime_ns, path))[:-keep]:
+                with contextlib.suppress(OSError):
+                    os.remove(path)
+
+    def get_checkpoint_file(self) -> str:
+        """The file that ``last_checkpoint`` names; "" if it names none, because it is damaged or is a folder."""
+        try:
+            with open(os.path.join(self.save_dir, "last_checkpoint"), encoding="utf-8") as file:
+                return os.path.join(self.save_dir, file.read().strip())
+        except (OSError, UnicodeDecodeError):
+            return ""
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         path = os.path.join(self.save_dir, "last_checkpoint")
+        if os.path.isdir(path):
+            self.logger.warning("%s is a folder: move it away; until then --resume takes the newest checkpoint", path)
+            return
         write_atomically(path, lambda file: file.write(last_filename_basename.encode()))
 
     def load(self, path: str, checkpointables: Sequence[str] | None = None) -> dict[str, Any]:
@@ -143,6 +173,7 @@ class Checkpointer(DetectionCheckpointer):
         if not os.path.isdir(self.save_dir):
             return "", {}, ""
         files = [os.path.join(self.save_dir, name) for name in os.listdir(self.save_dir) if name.endswith(".pth")]
+        files = [path for path in files if os.path.isfile(path)]
         files.sort(key=os.path.getmtime, reverse=True)
         pointed = self.get_checkpoint_file() if self.has_checkpoint() else ""
         if pointed in files:

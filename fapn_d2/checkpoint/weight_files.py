@@ -8,6 +8,7 @@ any other way. PyTorch's reader is safe from version 2.10 on (earlier: CVE-2025-
 import os
 import pickle
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ def read_weights(path: str) -> dict[str, Any]:
 
 def _read_torch(path: str) -> Any:
     allowed = [(value, name) for name, value in NUMPY.items()] + list(DTYPES)
+    _verify_checksums(path)
     try:
         with torch.serialization.safe_globals(allowed):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -55,8 +57,25 @@ def _read_torch(path: str) -> Any:
             foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
             raise ValueError(refusal(path, ", ".join(foreign))) from error
         raise ValueError(f"{path} is damaged or not a PyTorch file: {first_line(error)}") from error
-    except (EOFError, RuntimeError, OSError, KeyError) as error:
+    except (EOFError, RuntimeError, OSError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ValueError(f"{path} is truncated or damaged: {first_line(error)}") from error
+
+
+def _verify_checksums(path: str) -> None:
+    """Compare each part of a zip file with its CRC-32, which ``torch.save`` writes. ``torch.load`` does not look at it.
+
+    Raises:
+        ValueError: a part differs, or the zip's table of contents is damaged.
+    """
+    if not zipfile.is_zipfile(path):  # PyTorch's format before 1.6, which has no checksums
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{path} is truncated or damaged: {first_line(error)}") from error
+    if damaged is not None:
+        raise ValueError(f"{path} is damaged: the checksum of {damaged} in it is wrong")
 
 
 def _read_pickle(path: str) -> dict[str, Any]:

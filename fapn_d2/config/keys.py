@@ -416,6 +416,14 @@ def _add_engine(cfg: CN) -> None:
     cfg.DISTRIBUTED = CN()
     cfg.DISTRIBUTED.TIMEOUT = 10.0  # in an iteration
     cfg.DISTRIBUTED.TIMEOUT_EVAL = 120.0  # in start-up and in evaluations, where one process may work for all
+    # How many of the newest checkpoints model_<iteration>.pth are kept. 0: all. model_final and model_best always are.
+    cfg.SOLVER.CHECKPOINT_KEEP = 0
+    # The score that decides which checkpoint is kept as model_best.pth, as in metrics.json: "bbox/AP", "sem_seg/mIoU".
+    # It is compared at each TEST.EVAL_PERIOD and at the end. Empty: none.
+    cfg.TEST.BEST_METRIC = ""
+    cfg.TEST.BEST_MODE = "max"  # or "min": lower is better
+    # Training ends after this many evaluations in a row without a better BEST_METRIC. 0: never.
+    cfg.SOLVER.EARLY_STOP = 0
     # Names of parameters, or prefixes of names ("roi_heads.box_predictor"), that training initialises and does not load
     # from MODEL.WEIGHTS: for a trained network that is fine-tuned on other classes. Evaluation ignores this key.
     cfg.MODEL.WEIGHTS_SKIP = []

@@ -21,7 +21,9 @@ from ..version import __version__
 
 
 def describe_run(cfg: CfgNode, config_file: str) -> dict:
-    """The facts that are needed to repeat a run: command, config and its hash, commit, seed, versions, device, time."""
+    """The facts that are needed to repeat a run: command, config and its hash, commit, seed, versions, device, host, job of
+    SLURM, restarts by SLURM or torchrun, time.
+    """
     return {
         "command": shlex.join(sys.argv),
         "config_file": config_file,
@@ -30,6 +32,9 @@ def describe_run(cfg: CfgNode, config_file: str) -> dict:
         "seed": cfg.SEED,
         "processes": comm.get_world_size(),
         "device": device_name(torch.device(cfg.MODEL.DEVICE)),
+        "host": platform.node(),
+        "job": os.environ.get("SLURM_JOB_ID", ""),
+        "restarts": int(os.environ.get("SLURM_RESTART_COUNT") or os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": versions(),
     }

@@ -2,6 +2,8 @@
 
 import argparse
 import logging
+import os
+import sys
 from pathlib import Path
 
 import torch
@@ -20,6 +22,7 @@ from ..files import write_json, write_text_atomically
 from ..inference.box_augmentation import check_augmentation
 from ..inference.semantic import check_inference
 from ..inference.trained import use_available_device
+from .folder_lock import hold
 from .provenance import describe_run
 from .signals import current_signals
 
@@ -84,12 +87,17 @@ def setup(args: argparse.Namespace) -> CfgNode:
         The frozen config.
 
     Raises:
-        ValueError, FileNotFoundError: see ``load_config``.
+        ValueError, FileNotFoundError: see ``load_config``, :func:`check_output_folder` and ``folder_lock.hold``.
     """
     cfg = prepare_config(args)
     if cfg.SEED < 0:
         cfg.SEED = comm.shared_random_seed()
     cfg.freeze()
+    if comm.is_main_process():
+        check_output_folder(cfg.OUTPUT_DIR)
+        if not args.eval_only:
+            hold(cfg.OUTPUT_DIR)
+    comm.synchronize()  # the others would make the folder
     if not args.eval_only:  # a stopped evaluation leaves nothing to continue
         current_signals().folder = cfg.OUTPUT_DIR
     start_logs(cfg.OUTPUT_DIR)
@@ -119,4 +127,35 @@ def start_logs(folder: str) -> None:
     Each other rank has its own log file beside ``log.txt``.
     """
     for name in ("fapn_d2", "detectron2", "fvcore"):
-        setup_logger(folder, distributed_rank=comm.get_rank(), name=name)
+        logs = setup_logger(folder, distributed_rank=comm.get_rank(), name=name)
+        for handler in logs.handlers:
+            handler.handleError = _say_once  # by default, a full disk gives a traceback for each line
+
+
+def check_output_folder(folder: str) -> None:
+    """Make ``folder`` and write a file there, so that a mistake is known before hours of work.
+
+    Raises:
+        ValueError: OUTPUT_DIR is empty, is a file, or cannot be written.
+    """
+    if not folder:
+        raise ValueError("OUTPUT_DIR is empty; set it to a folder that can be written")
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise ValueError(f"OUTPUT_DIR {folder} is a file; set it to a folder")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        probe = Path(folder) / f"probe.{os.getpid()}"
+        write_text_atomically(probe, " " * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"OUTPUT_DIR {folder} cannot be used: {error}. Set it to a folder with space") from error
+
+
+_said: set[str] = set()
+
+
+def _say_once(record: logging.LogRecord) -> None:
+    error = sys.exc_info()[1]
+    if str(error) not in _said:
+        _said.add(str(error))
+        print(f"warning: a log cannot be written ({error}); the run goes on", file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import EvalHook, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from torch import nn
 
 from ..checkpoint.checkpointer import Checkpointer
@@ -24,7 +25,7 @@ from ..messages import USER_ERRORS, message_of
 from ..meta_arch.acceleration import accelerate
 from ..meta_arch.build import build_model
 from .data_stream import stream_of
-from .hooks import Evaluation, StopOnSignal
+from .hooks import BestCheckpoint, Evaluation, PatientWriter, StopOnSignal, TrainingDone
 from .parallel import distribute, share_buffers, waiting_at_most
 from .precision import amp_dtype
 from .seeding import seed_generators, seeded
@@ -113,10 +114,11 @@ class Trainer(DefaultTrainer):
                     stop.training(self._stop_hook.request, self._stop_hook.save),
                 ):
                     return super().train()
+        except TrainingDone:
+            self.checkpointer.save("model_final", iteration=self.iter)
+            return self._last_eval_results
         except Stopped:
-            if (
-                self.iter >= self.max_iter
-            ):  # the last evaluation is itself an after_train, and comes before the writers'
+            if self.iter >= self.max_iter:  # the last evaluation comes before the after_train of the writers
                 with self.storage:
                     for hook in self._hooks:
                         if isinstance(hook, PeriodicWriter):
@@ -132,8 +134,18 @@ class Trainer(DefaultTrainer):
         hooks = [evaluation if isinstance(hook, EvalHook) else hook for hook in hooks]
         if self.cfg.TEST.AUG.ENABLED:  # after the last iteration only, as in Detectron2's tools/train_net.py
             hooks.append(Evaluation(0, lambda: self.test_augmented(self.cfg, self.model)))
+        if self.cfg.TEST.BEST_METRIC:
+            options = {"mode": self.cfg.TEST.BEST_MODE, "period": self.cfg.TEST.EVAL_PERIOD}
+            options["patience"] = self.cfg.SOLVER.EARLY_STOP
+            hooks.append(BestCheckpoint(self.checkpointer, self.cfg.TEST.BEST_METRIC, **options))
+        elif self.cfg.SOLVER.EARLY_STOP > 0:
+            raise ValueError("SOLVER.EARLY_STOP needs the name of a score in TEST.BEST_METRIC")
         self._stop_hook = StopOnSignal(self.checkpointer, self._trainer)
         return [*hooks, self._stop_hook]
+
+    def build_writers(self) -> list[EventWriter]:
+        screen, *files = super().build_writers()
+        return [screen, *map(PatientWriter, files)]
 
     def _test_now(self) -> dict:
         self._last_eval_results = self.test(self.cfg, self.model)
@@ -235,7 +247,7 @@ def evaluate(cfg: CfgNode, *, resume: bool = False, allow_partial: bool = False)
 def _without_traceback(record: logging.LogRecord) -> bool:
     """A filter of log records that replaces the traceback of a user's error by its message."""
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, USER_ERRORS):
+    if isinstance(error, (*USER_ERRORS, OSError)):
         record.msg, record.args, record.exc_info = "Training ended: %s", (message_of(error),), None
     return True
 

@@ -10,6 +10,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from fapn_d2.checkpoint.checkpointer import Checkpointer
+from fapn_d2.config.loading import default_config
 
 
 def network(classes: int = 3, *, names: tuple[str, ...] = ("neck", "head")) -> nn.Module:
@@ -86,6 +87,64 @@ def test_falls_back_to_the_last_good_checkpoint(tmp_path, damage, caplog):
     assert any(record.levelno == logging.WARNING for record in caplog.records)
     if damage in ("truncated", "empty"):
         assert "skipping a checkpoint" in caplog.text and "model_0000019.pth is" in caplog.text
+
+
+def test_a_flipped_bit_is_found(tmp_path):
+    """Anywhere in the file: in weights, in the pickled structure, in the zip's own tables."""
+    saved(tmp_path, 9, 19)
+    last = tmp_path / "model_0000019.pth"
+    good = last.read_bytes()
+    place_of_weights = good.index(torch.load(last)["model"]["head.weight"].numpy().tobytes())
+    places = [place_of_weights + 3, good.index(b"head.weight") + 2, good.index(b"head.bias") + 5]
+    places += [int(n) for n in torch.randint(len(good), (40,))]
+    found, expected = 0, network_values(good, tmp_path)
+    for place in places:
+        damaged = bytearray(good)
+        damaged[place] ^= 1 << (place % 8)
+        last.write_bytes(damaged)
+        os.utime(last, (1, 1))
+        model = network()
+        iteration = resumed(tmp_path, model)[1]
+        found += iteration == 9
+        # What lies between the parts of the zip is not read; a flipped bit there changes nothing.
+        assert iteration == 9 or all(torch.equal(model.state_dict()[k], v) for k, v in expected.items()), place
+    assert found >= 3
+    last.write_bytes(good[:place_of_weights] + bytes(16) + good[place_of_weights + 16 :])
+    with pytest.raises(ValueError, match=r"model_0000019.pth is damaged: the checksum of \S+/data/\d+ in it is wrong"):
+        Checkpointer(network()).load(str(last))
+
+
+def network_values(content: bytes, folder) -> dict:
+    (folder / "copy").write_bytes(content)
+    return torch.load(folder / "copy")["model"]
+
+
+@pytest.mark.parametrize("damage", ["binary pointer", "folder as pointer", "folder as checkpoint"])
+def test_falls_back_over_what_is_no_file_of_ours(tmp_path, damage, caplog):
+    model = saved(tmp_path, 9, 19)
+    pointer = tmp_path / "last_checkpoint"
+    if damage == "binary pointer":
+        pointer.write_bytes(bytes(range(128, 256)))
+    else:
+        place = pointer if "pointer" in damage else tmp_path / "model_0000019.pth"
+        place.unlink()
+        place.mkdir()
+    assert resumed(tmp_path) == (True, 9 if damage == "folder as checkpoint" else 19)
+    Checkpointer(model, str(tmp_path), trainer=Counter()).save("model_0000029")
+    assert (tmp_path / "model_0000029.pth").exists()
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    cfg = default_config()
+    cfg.merge_from_list(["SOLVER.CHECKPOINT_KEEP", 2])
+    checkpointer = Checkpointer(network(), str(tmp_path), cfg=cfg)
+    checkpointer.save("model_best", is_last=False)
+    for iteration in (99, 4, 9, 14):  # 99 is of an earlier run
+        checkpointer.save(f"model_{iteration:07d}")
+    checkpointer.save("model_final")
+    names = ["last_checkpoint", "model_0000009.pth", "model_0000014.pth", "model_best.pth", "model_final.pth"]
+    assert sorted(os.listdir(tmp_path)) == names
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
 
 
 def test_weights_alone_are_not_resumed(tmp_path, caplog):

@@ -67,6 +67,7 @@ def environment(tmp_path, monkeypatch):
     monkeypatch.delenv("FAPN_DEBUG", raising=False)
 
 
+@pytest.mark.slow
 def test_two_processes(environment, tmp_path):
     # Ctrl-C in a terminal goes to the whole group, loader processes included; `kill -INT` to the launcher alone.
     stopped, killed = Run(tmp_path / "stopped", "--num-gpus", 2), Run(tmp_path / "killed", "--num-gpus", 2)
