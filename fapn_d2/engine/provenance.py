@@ -21,8 +21,10 @@ from ..version import __version__
 
 
 def describe_run(cfg: CfgNode, config_file: str) -> dict:
-    """The facts that are needed to repeat a run: command, config and its hash, commit, seed, versions, device, host, job of
-    SLURM, restarts by SLURM or torchrun, time.
+    """The facts that are needed to repeat a run, and where it goes on.
+
+    They are: command, config and its hash, commit, seed, versions, device, host, job of SLURM, number of restarts by
+    SLURM or torchrun, time.
     """
     return {
         "command": shlex.join(sys.argv),
