@@ -29,5 +29,5 @@ def write_data_page(reports: Sequence[DataReport], path: str | Path) -> Path:
             if total:
                 page.heading(heading)
                 rows = [[name, str(count), f"{100 * count / total:.2f}"] for name, count in counts.items()]
-                page.table(["name", unit, "%"], rows)
+                page.table(["name", unit, "%"], rows, left=True)
     return page.write(path)
