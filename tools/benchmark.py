@@ -4,7 +4,9 @@ suites:
   ops      modulated deformable 3x3 convolution, torchvision's, and a plain 3x3 convolution as the lower limit;
            flow warp and sum, the same by grid_sample, and bilinear upsampling and sum as the lower limit
   neck     FaPN's pyramid and FPN's on the same bottom-up maps
-  model    inference of whole networks
+  model    inference of whole networks; --stages divides it among bottom-up network, neck, heads and so on, and a
+           forward pass in training among these, matching and losses
+  losses   the mask losses of MaskFormer and PanopticFCN in chunks, beside all masks at once
   train    forward, backward and step of whole networks
   speed    frames per second of real-time networks at fixed size, compared with the papers' numbers
   sweep    the deformable convolution's CUDA kernels with other launch parameters
@@ -15,6 +17,8 @@ examples:
   .venv/bin/python tools/benchmark.py ops --images 800x1333 --strides 4 --batches 2 --dtypes bf16
   .venv/bin/python tools/benchmark.py model --images 512x1024 --batches 1 --dtypes bf16 --channels-last --compile \\
       --configs configs/fapn/semantic_R_18_FPN_camvid.yaml configs/fapn/semantic_R_18_FaPN_camvid.yaml
+  .venv/bin/python tools/benchmark.py model --stages --images 256x384 --opts MODEL.WEIGHTS "" \\
+      --configs configs/fapn/mask_former_R_50_FaPN_ade20k.yaml
   .venv/bin/python tools/benchmark.py speed --channels-last --fold-bn --compile --cuda-graph
 """
 
@@ -25,13 +29,15 @@ import torch
 
 from fapn_d2.benchmark.goals import THREADS, Trial, Verdict, judge, trials
 from fapn_d2.benchmark.launch_sweep import sweep_comparisons
+from fapn_d2.benchmark.mask_losses import mask_loss_comparisons
 from fapn_d2.benchmark.measure import Measurement, measure
 from fapn_d2.benchmark.networks import model_comparisons, neck_comparisons, train_comparisons
 from fapn_d2.benchmark.operators import OPERATORS, operator_comparisons
 from fapn_d2.benchmark.options import DTYPES, PASSES, TIMED, Options
 from fapn_d2.benchmark.speed import DEFAULTS as SPEED_SIZES
 from fapn_d2.benchmark.speed import speed_comparisons
-from fapn_d2.benchmark.tables import speed_table, table, write_json
+from fapn_d2.benchmark.stages import stage_measurements
+from fapn_d2.benchmark.tables import speed_table, stage_table, table, write_json
 from fapn_d2.config.loading import CONFIGS
 from fapn_d2.engine.provenance import describe_machine
 from fapn_d2.messages import user_errors_as_messages
@@ -41,6 +47,7 @@ SUITES = {
     "neck": neck_comparisons,
     "model": model_comparisons,
     "train": train_comparisons,
+    "losses": mask_loss_comparisons,
     "speed": speed_comparisons,
     "sweep": sweep_comparisons,
 }
@@ -99,6 +106,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cuda-graph", action="store_true", help="replay the forward pass (ops, neck, speed)")
     parser.add_argument("--fold-bn", action="store_true", help="speed: batch norms become part of convolutions")
     parser.add_argument("--timed", choices=TIMED, default="logits", help=_timed_help())
+    parser.add_argument("--stages", action="store_true", help="model: the time of each stage")
     parser.add_argument("--quick", action="store_true", help="few small settings: under a minute on two cores")
     parser.add_argument("--json", default="output/benchmark.json", help="file for the numbers")
     parser.add_argument("--debug", action="store_true", help="tracebacks for all errors")
@@ -142,6 +150,8 @@ def main(args: argparse.Namespace) -> None:
     if threads:
         torch.set_num_threads(threads)
     options = options_from(args)
+    if args.stages and args.suite != "model":
+        raise ValueError(f"--stages is for the suite model, not {args.suite}")
     repeats = args.repeats or (3 if args.quick else 20 if options.device.type == "cuda" else 7)
     warmup = args.warmup or (5 if options.device.type == "cuda" else 1)
     machine = describe_machine(options.device)
@@ -157,6 +167,10 @@ def main(args: argparse.Namespace) -> None:
             verdicts += judge(trial, comparison, found)
             # each time, so that an interrupted run keeps what it has
             write_json(args.json, machine, measurements, [vars(verdict) for verdict in verdicts])
+    for found in stage_measurements(options, repeats=repeats, warmup=warmup) if args.stages else ():
+        print(stage_table(found), flush=True)
+        measurements += found
+        write_json(args.json, machine, measurements)
     print("".join(f"{verdict.line}\n" for verdict in verdicts) + f"numbers: {args.json}")
 
 

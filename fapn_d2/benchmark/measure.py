@@ -67,7 +67,7 @@ def measure(comparison: Comparison, device: torch.device, *, repeats: int, warmu
             setting=comparison.setting,
             name=name,
             median_ms=1e3 * statistics.median(times),
-            iqr_ms=1e3 * _iqr(times),
+            iqr_ms=1e3 * interquartile_range(times),
             runs=len(times),
             peak_mib=peaks[name],
             items=comparison.items,
@@ -126,7 +126,8 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _iqr(values: list[float]) -> float:
+def interquartile_range(values: list[float]) -> float:
+    """Difference of the upper and the lower quartile; 0 for a single value."""
     if len(values) < 2:
         return 0.0
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")

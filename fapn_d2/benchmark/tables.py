@@ -47,6 +47,15 @@ def speed_table(comparison: Comparison, measurements: Sequence[Measurement]) -> 
     return _text(comparison, measurements, title, header, cells)
 
 
+def stage_table(measurements: Sequence[Measurement]) -> str:
+    """One line for each stage of a network in one setting, with its share of their sum."""
+    total = sum(m.median_ms for m in measurements)
+    rows = [[m.name, *_times(m), _cell(100 * m.median_ms / total)] for m in measurements]
+    header = ("", *_TIMES, "%")
+    body = tabulate(rows, header, tablefmt="plain", disable_numparse=True, colalign=("left", *["right"] * 3))
+    return f"{_title('stages', measurements[0].setting)}\n{body}\n"
+
+
 def write_json(
     path: str, machine: dict[str, object], measurements: Sequence[Measurement], goals: Sequence[dict[str, object]] = ()
 ) -> None:

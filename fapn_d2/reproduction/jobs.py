@@ -249,10 +249,17 @@ def run_job(job: Job, *, gpus: int) -> Record:
         device=run["device"],
         processes=run["processes"],
         commit=run["commit"],
-        results=json.loads((scores / "results.json").read_text()),
+        results=_results_in(scores),
     )
     record.write(job.record)
     return record
+
+
+def _results_in(folder: Path) -> dict:
+    """The scores of a run; those with the augmentation of TEST.AUG have "_TTA" after the names of their tasks."""
+    augmented = folder / "results-augmented.json"
+    results = json.loads((folder / "results.json").read_text())
+    return results | (json.loads(augmented.read_text()) if augmented.is_file() else {})
 
 
 def proposals_hash(network: Network, opts: Sequence[Any] = ()) -> str:

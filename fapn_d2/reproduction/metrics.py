@@ -28,6 +28,7 @@ PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     **{f"AR1k_{size}": (("box_proposals", f"AR{size}@1000"),) for size in "sml"},
     **{f"AR{size}": (("mask_proposals", f"AR{size}@1000"),) for size in ("", *"sml")},
     **dict.fromkeys(("mIoU", "mIoU_val", "mIoU_ss"), (("sem_seg", "IoU"), ("sem_seg", "mIoU"))),
+    "mIoU_ms": (("sem_seg_TTA", "mIoU"),),
     **{name: (("sem_seg", name),) for name in ("iIoU", "IoU_sup", "iIoU_sup")},
     "fIoU": (("sem_seg", "fwIoU"),),
     **{f"mIoU_{n}px": (("sem_seg", f"boundary_mIoU_{n}px"),) for n in (3, 5, 8, 12)},
@@ -51,7 +52,6 @@ OF_ANY_WEIGHTS = {
 #: Numbers that no evaluation of a validation set gives -> how they are found.
 ELSEWHERE = OF_ANY_WEIGHTS | {
     "mIoU_test": "scored by the data set's server",
-    "mIoU_ms": "scored on several scales",
 }
 
 

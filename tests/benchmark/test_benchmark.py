@@ -13,12 +13,14 @@ from fapn_d2.benchmark import measure as benchmark
 from fapn_d2.benchmark.goals import Goal, Trial, judge, trials
 from fapn_d2.benchmark.inputs import SETTINGS, build_random_network, random_batch
 from fapn_d2.benchmark.launch_sweep import neighbours
+from fapn_d2.benchmark.mask_losses import mask_loss_comparisons
 from fapn_d2.benchmark.measure import Comparison, Measurement, measure, peak_memory
 from fapn_d2.benchmark.networks import neck_comparisons
 from fapn_d2.benchmark.operators import operator_comparisons
 from fapn_d2.benchmark.options import Options
 from fapn_d2.benchmark.speed import paper_row, speed_comparisons
-from fapn_d2.benchmark.tables import speed_table, table, write_json
+from fapn_d2.benchmark.stages import StageTimer, stage_measurements, timed_stages
+from fapn_d2.benchmark.tables import speed_table, stage_table, table, write_json
 from fapn_d2.config.loading import load_config
 from fapn_d2.engine.provenance import describe_machine
 from fapn_d2.layers.deform_conv.backend import get_backend
@@ -347,3 +349,57 @@ def test_sizes_are_read_strictly(text, capsys):
     with pytest.raises(SystemExit):
         tool().parse(["ops", "--images", text])
     assert "is not HEIGHTxWIDTH, as in 800x1333" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "stages"),
+    [
+        (
+            "trials/panoptic_MaskFormer_FaPN_shapes",
+            ["bottom-up", "pixel decoder", "transformer decoder", "matching", "losses", "post-processing"],
+        ),
+        (
+            "quickstart/panopticfcn_FPN_shapes_overfit",
+            ["bottom-up", "neck", "semantic branch", "position head", "kernel head", "losses", "post-processing"],
+        ),
+        ("quickstart/panoptic_FPN_shapes", ["bottom-up", "neck", "proposals", "RoI heads"]),
+    ],
+)
+def test_stages_are_timed(config, stages):
+    chosen = options(configs=((str(REPOSITORY / f"configs/{config}.yaml"),),), images=((64, 96),), overrides=())
+    inference, training = stage_measurements(chosen, repeats=2, warmup=1)
+    of_inference, of_training = {m.name for m in inference}, {m.name for m in training}
+    assert set(stages) <= of_inference | of_training and "rest" in of_inference & of_training
+    assert not of_inference & {"matching", "losses"} and "post-processing" not in of_training
+    assert all(m.median_ms >= 0 and m.runs == 2 for m in (*inference, *training))
+    assert inference[0].setting["pass"] == "inference" and training[0].setting["pass"] == "training, forward"
+    lines = stage_table(inference).splitlines()
+    assert len(lines) == 2 + len(inference) and lines[1].split() == ["median", "ms", "IQR", "%"]
+    assert sum(float(line.split()[-1]) for line in lines[2:]) == pytest.approx(100, abs=1)
+
+
+def test_time_inside_a_stage_counts_for_the_inner_stage(monkeypatch):
+    clock = iter([0.0, 1.0, 3.0, 7.0])
+    monkeypatch.setattr("fapn_d2.benchmark.stages.time.perf_counter", lambda: next(clock))
+    timer = StageTimer(torch.device("cpu"))
+    with timer.stage("outer"):
+        timer.timed("inner", lambda: None)()
+    assert timer.seconds == {"outer": 1.0 + 4.0, "inner": 2.0}
+
+
+def test_timing_leaves_the_network_as_it_was():
+    model = torch.nn.Module()
+    model.backbone = torch.nn.Linear(2, 2)
+    timer = StageTimer(torch.device("cpu"))
+    with timed_stages(model, timer):
+        model.backbone(torch.ones(1, 2))
+    assert list(timer.seconds) == ["bottom-up"] and "forward" not in vars(model.backbone)
+
+
+def test_mask_losses_in_chunks_and_plain():
+    few, *_ = comparisons = list(mask_loss_comparisons(options(images=((60, 64),), batches=(2,))))
+    assert [c.setting["losses of"] for c in comparisons] == ["MaskFormer"] * 2 + ["PanopticFCN"] * 2
+    assert list(few.alternatives) == ["plain", "in chunks"] and few.setting["objects"] == 10
+    for comparison in (comparisons[0], comparisons[2]):
+        for call in comparison.alternatives.values():
+            call()

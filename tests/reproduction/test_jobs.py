@@ -38,6 +38,8 @@ if value("SEED") == "13":
 score = 70.0 + int(value("SEED"))
 results = {"sem_seg": {"mIoU": score, "IoU-sky": 1.0, "boundary_mIoU_3px": float("nan")}}
 (folder / "results.json").write_text(json.dumps(results))
+if "TEST.AUG.ENABLED" in options:
+    (folder / "results-augmented.json").write_text(json.dumps({"sem_seg_TTA": {"mIoU": score + 1}}))
 run = {"device": "a GPU", "processes": 2, "commit": "0123456789abcdef+changes"}
 (folder / "run.json").write_text(json.dumps(run))
 """
@@ -290,6 +292,15 @@ def test_numbers_of_records_that_lack_one(ledger, tmp_path):
     assert numbers["mIoU"].ours == (71.0,)
     assert numbers["mIoU_3px"].ours == ()  # not a number in the results
     assert numbers["params_M"].ours == (1.48,)
+
+
+def test_scores_on_several_scales_are_in_the_record(ledger, tmp_path):
+    row = row_of(ledger, "toy.t1.a")
+    (job,) = jobs_of(row, seeds=1, output=tmp_path / "out", options=("TEST.AUG.ENABLED", "True"))
+    results = run_job(job, gpus=1).results
+    assert (find(results, "mIoU_ss"), find(results, "mIoU_ms")) == (71.0, 72.0)
+    (plain,) = jobs_of(row, seeds=1, output=tmp_path / "out")
+    assert find(run_job(plain, gpus=1).results, "mIoU_ms") is None
 
 
 def test_the_tool(capsys):

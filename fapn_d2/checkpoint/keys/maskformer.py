@@ -37,31 +37,24 @@ _CLASSES = _PREDICTOR + "class_embed.bias"
 #: Weight of "no object" in the official recipes.
 _NO_OBJECT_WEIGHT = 0.1
 
-# The first matching rule is applied.
-_TO_OURS = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"^(sem_seg_head\.pixel_decoder\.)layer_(\d)\.norm\.", r"\1norm_\2."),
-        (r"^(sem_seg_head\.pixel_decoder\.align_\d)\.offset\.", r"\1.offset_reduce."),
-        (r"^(sem_seg_head\.pixel_decoder\.align_\d)\.dcpack_L2\.conv_offset_mask\.", r"\1.offset_mask."),
-        (r"^(sem_seg_head\.pixel_decoder\.align_\d)\.dcpack_L2\.", r"\1.deform_conv."),
-        (r"^backbone\.layers\.(\d)\.downsample\.", lambda m: f"backbone.body.layers_{int(m[1]) + 1}.downsample."),
-        (r"^backbone\.layers\.(\d)\.", r"backbone.body.layers_\1."),
-        (r"^backbone\.patch_embed\.", "backbone.body.patch_embed."),
-    )
+# (beginning of the official name, beginning of ours, what is added to the number i). The first that fits is applied.
+_MAP = (
+    (_DECODER + "layer_{i}.norm.", _DECODER + "norm_{i}.", 0),
+    (_DECODER + "align_{i}.offset.", _DECODER + "align_{i}.offset_reduce.", 0),
+    (_DECODER + "align_{i}.dcpack_L2.conv_offset_mask.", _DECODER + "align_{i}.offset_mask.", 0),
+    (_DECODER + "align_{i}.dcpack_L2.", _DECODER + "align_{i}.deform_conv.", 0),
+    ("backbone.layers.{i}.downsample.", "backbone.body.layers_{i}.downsample.", 1),
+    ("backbone.layers.{i}.", "backbone.body.layers_{i}.", 0),
+    ("backbone.patch_embed.", "backbone.body.patch_embed.", 0),
 )
-_TO_OFFICIAL = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"^(sem_seg_head\.pixel_decoder\.)norm_(\d)\.", r"\1layer_\2.norm."),
-        (r"^(sem_seg_head\.pixel_decoder\.align_\d)\.offset_reduce\.", r"\1.offset."),
-        (r"^(sem_seg_head\.pixel_decoder\.align_\d)\.offset_mask\.", r"\1.dcpack_L2.conv_offset_mask."),
-        (r"^(sem_seg_head\.pixel_decoder\.align_\d)\.deform_conv\.", r"\1.dcpack_L2."),
-        (r"^backbone\.body\.layers_(\d)\.downsample\.", lambda m: f"backbone.layers.{int(m[1]) - 1}.downsample."),
-        (r"^backbone\.body\.layers_(\d)\.", r"backbone.layers.\1."),
-        (r"^backbone\.body\.patch_embed\.", "backbone.patch_embed."),
-    )
-)
+
+
+def _rules(pairs) -> tuple[tuple[re.Pattern, str, int], ...]:
+    return tuple((re.compile(re.escape(a).replace(r"\{i\}", r"(?P<i>\d)")), b, shift) for a, b, shift in pairs)
+
+
+_TO_OURS = _rules(_MAP)
+_TO_OFFICIAL = _rules((ours, official, -shift) for official, ours, shift in _MAP)
 _SHARED_NORM = re.compile(r"^(sem_seg_head\.pixel_decoder\.)align_(\d)\.offset\.norm\.(.*)$")
 _MADE = re.compile(r"^backbone\.layers\.\d\.blocks\.\d+\.attn\.relative_position_index$")
 _BIAS_TABLE = re.compile(r"^(backbone\.layers\.\d\.blocks\.\d+\.attn\.)relative_position_bias_table$")
@@ -133,8 +126,9 @@ def _second_version(key: str) -> str:
 
 
 def _rename(key: str, rules) -> str:
-    for pattern, replacement in rules:
-        renamed, count = pattern.subn(replacement, key)
-        if count:
-            return renamed
+    for pattern, beginning, shift in rules:
+        found = pattern.match(key)
+        if found:
+            number = found.groupdict().get("i")
+            return beginning.format(i=number and int(number) + shift) + key[found.end() :]
     return key

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from torchvision.ops import sigmoid_focal_loss
 
 from ...layers.losses import squared_dice_loss
@@ -14,6 +15,8 @@ from .targets import Targets
 
 #: A cell may provide a kernel of an object if the object's mask, resized to the level, is above this.
 _LEAST_GUIDE = 0.1
+#: Pixels of predicted masks that exist at a time: 100 masks of 200 x 336, which are those of an image of 800 x 1344.
+_CHUNK_PIXELS = 100 * 200 * 336
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,26 @@ class PanopticFCNLosses:
             scores inside the object. A level with fewer cells provides all of them.
         position_weight, segment_weight: the factors on the two pairs of losses.
         alpha, gamma: the parameters of the focal loss.
+        chunk_pixels: pixels of predicted masks that exist at a time. Masks are made again in the backward pass, so that
+            memory does not grow with the number of objects.
     """
 
-    def __init__(self, *, num_kernels: int, position_weight: float, segment_weight: float, alpha: float, gamma: float):
+    def __init__(
+        self,
+        *,
+        num_kernels: int,
+        position_weight: float,
+        segment_weight: float,
+        alpha: float,
+        gamma: float,
+        chunk_pixels: int = _CHUNK_PIXELS,
+    ):
         self.num_kernels = num_kernels
         self.position_weight = position_weight
         self.segment_weight = segment_weight
         self.alpha = alpha
         self.gamma = gamma
+        self.chunk_pixels = chunk_pixels
 
     def __call__(
         self, predictions: Predictions, targets: Targets, embed_thing: KernelEmbedding, embed_stuff: KernelEmbedding
@@ -79,8 +94,8 @@ class PanopticFCNLosses:
                 scores, cells = scores.topk(min(self.num_kernels, scores.shape[1]), dim=1)
                 weights = scores / scores.sum(dim=1, keepdim=True).clamp(min=1e-8)
                 kernels = predictions.kernels[level][image].flatten(1)[:, cells.flatten()]
-                logits = mask_logits(embed(kernels.T), predictions.encoded[image])
-                losses = squared_dice_loss(logits.view(*cells.shape, -1), masks.flatten(1))
+                kernels = embed(kernels.T).view(*cells.shape, -1)
+                losses = self._dice(kernels, predictions.encoded[image], targets.masks[image], objects)
                 total = total + (weights * losses).sum()
         return total
 
@@ -95,10 +110,31 @@ class PanopticFCNLosses:
         counts = torch.bincount(images, minlength=len(kernels)).tolist()
         total = _nothing(predictions, embed)
         for image, (of_image, present) in enumerate(zip(embedded.split(counts), classes.split(counts))):
-            logits = mask_logits(of_image, predictions.encoded[image])
-            masks = targets.semantic[image][present]
-            total = total + squared_dice_loss(logits.flatten(1)[:, None], masks.flatten(1)).sum()
+            losses = self._dice(of_image[:, None], predictions.encoded[image], targets.semantic[image], present)
+            total = total + losses.sum()
         return total / max(len(there), 1)
+
+    def _dice(self, kernels: Tensor, encoded: Tensor, masks: Tensor, index: Tensor) -> Tensor:
+        """Dice losses (M,J) of J kernels for each of M masks, so many masks at a time as `chunk_pixels` allows.
+
+        Args:
+            kernels: (M,J,E).
+            encoded: (E,H,W), of the image.
+            masks: (T,H,W), all that the image has.
+            index: (M,) which of them is each one's.
+        """
+        pixels = kernels.shape[1] * encoded[0].numel()
+        count = max(1, self.chunk_pixels // pixels)
+        parts = [
+            checkpoint(_dice_of_kernels, k, encoded, masks, i, use_reentrant=False, preserve_rng_state=False)
+            for k, i in zip(kernels.split(count), index.split(count))
+        ]
+        return torch.cat(parts)
+
+
+def _dice_of_kernels(kernels: Tensor, encoded: Tensor, masks: Tensor, index: Tensor) -> Tensor:
+    logits = mask_logits(kernels.flatten(0, 1), encoded)
+    return squared_dice_loss(logits.view(*kernels.shape[:2], -1), masks[index].flatten(1))
 
 
 def region_kernels(kernels: Tensor, regions: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fapn_d2.heads.mask_former.criterion import SetCriterion
 from fapn_d2.heads.mask_former.matcher import HungarianMatcher, Targets
@@ -181,3 +182,30 @@ def test_memory_does_not_grow_with_the_number_of_pairs():
     assert all(size < 2 * 80 * full for size in sizes.values())
     # the low-resolution masks of all pairs, and the targets (bool)
     assert sum(kept) < 10 * 80 * 16 * 16 * 4 + 40 * 64 * 64 * len(kept)
+
+
+class Synchronizations(TorchDispatchMode):
+    """Counts operators after which a program waits for the GPU, because it reads values or sizes from it."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal"):
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("counts", [[2], [2, 0, 3, 1, 2]])
+def test_the_gpu_is_waited_for_once(counts, monkeypatch):
+    """One copy to the CPU, whatever number of images and layers there is, in matching and losses together."""
+    logits, masks, targets = random_inputs(counts)
+    copies = []
+    cpu = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda t: copies.append(t.shape) or cpu(t))
+    with Synchronizations() as waiting:
+        losses = small_criterion()(logits, masks, targets)
+    assert copies == [(2 * 5 * sum(counts),)]  # layers, queries, targets
+    assert waiting.found == [] and losses["loss_ce"].isfinite()

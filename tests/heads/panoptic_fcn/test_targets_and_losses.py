@@ -43,6 +43,11 @@ def official_targets(arrays, dtype=torch.float64):
     return builder(*official_batch(arrays), finest=finest, levels=levels, device=CPU, dtype=dtype)
 
 
+def losses_of(num_kernels, **options):
+    weights = {"position_weight": 1.0, "segment_weight": 3.0, "alpha": 0.25, "gamma": 2.0}
+    return PanopticFCNLosses(num_kernels=num_kernels, **weights, **options)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_official_targets(reference, case):
     arrays = Arrays(reference / "panoptic_fcn" / f"{case}.npz")
@@ -62,8 +67,9 @@ def test_official_targets(reference, case):
             assert_near(regions, arrays[f"gt/sem_masks/{level}"][image][present])
 
 
+@pytest.mark.parametrize("chunk_pixels", [1, 10**9])
 @pytest.mark.parametrize("case", CASES)
-def test_official_losses(reference, case):
+def test_official_losses(reference, case, chunk_pixels):
     arrays = Arrays(reference / "panoptic_fcn" / f"{case}.npz")
     embeddings = Embeddings().double()
     embeddings.load_state_dict(ours(arrays.below("sd")))
@@ -72,7 +78,7 @@ def test_official_losses(reference, case):
     }
     encoded = arrays["in/encode_feat"].requires_grad_()
     predictions = Predictions(inputs["center"], inputs["region"], inputs["kernel"], encoded)
-    criterion = PanopticFCNLosses(num_kernels=3, position_weight=1.0, segment_weight=3.0, alpha=0.25, gamma=2.0)
+    criterion = losses_of(3, chunk_pixels=chunk_pixels)
     losses = criterion(predictions, official_targets(arrays), embeddings.thing_generator, embeddings.stuff_generator)
     for name, value in arrays.below("loss64").items():
         assert losses[name].item() == pytest.approx(value.item(), abs=1e-9)
@@ -270,3 +276,31 @@ def test_half_precision():
 def test_an_unknown_centre():
     with pytest.raises(ValueError, match=r"MODEL\.PANOPTIC_FCN\.CENTER: unknown 'middle'; allowed: mass, box"):
         TargetBuilder(num_things=3, num_stuff=4, scales=SCALES, center="middle")
+
+
+def test_memory_does_not_grow_with_the_number_of_objects():
+    """What autograd keeps between the passes has no map of each kernel."""
+    kept = {}
+    embeddings = Embeddings()
+    for count in (5, 40):
+        sizes = []
+        size = (32, 48)
+        levels = [(s // 2 or 1, t // 2 or 1) for s, t in (size,)]
+        channels = embeddings.thing_generator.embed.in_channels
+        encoded = torch.randn(1, embeddings.thing_generator.embed.out_channels, *size, requires_grad=True)
+        kernels = torch.randn(1, channels, *levels[0], requires_grad=True)
+        found = torch.zeros(count, dtype=torch.long)
+        masks = torch.rand(count, *size)
+        index = torch.arange(count)
+        criterion = losses_of(3, chunk_pixels=1)
+        vectors = embeddings.thing_generator(kernels[0].flatten(1)[:, found].T)[:, None].expand(-1, 3, -1)
+
+        def pack(t, sizes=sizes):
+            sizes.append((t.data_ptr(), t.numel()))
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            losses = criterion._dice(vectors, encoded[0], masks, index)
+        kept[count] = sum(n for place, n in set(sizes) if place != masks.data_ptr())
+        losses.sum().backward()
+    assert kept[40] - kept[5] < 32 * 48  # less than one map more
