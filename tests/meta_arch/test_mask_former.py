@@ -136,7 +136,7 @@ NAMES = {f"loss_{kind}{layer}" for kind in ("ce", "mask", "dice") for layer in (
 
 @pytest.mark.parametrize("meta_arch", ["MaskFormer", "PanopticMaskFormer"])
 @pytest.mark.parametrize("align", ["nearest", "deform"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_trains_and_predicts(meta_arch, align, dtype):
     model = build_model(config(meta_arch, **{"MODEL.NECK.ALIGN": align})).train()
     samples = [sample(70, 61, [0, 4, 2]), sample(45, 96, [])]

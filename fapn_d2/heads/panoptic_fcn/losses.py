@@ -134,7 +134,7 @@ class PanopticFCNLosses:
 
 def _dice_of_kernels(kernels: Tensor, encoded: Tensor, masks: Tensor, index: Tensor) -> Tensor:
     logits = mask_logits(kernels.flatten(0, 1), encoded)
-    return squared_dice_loss(logits.view(*kernels.shape[:2], -1), masks[index].flatten(1))
+    return squared_dice_loss(logits.flatten(1).unflatten(0, kernels.shape[:2]), masks[index].flatten(1))
 
 
 def region_kernels(kernels: Tensor, regions: Tensor) -> Tensor:
