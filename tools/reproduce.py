@@ -18,6 +18,7 @@ from fapn_d2.reproduction.ledger import find_row, load_ledgers
 from fapn_d2.reproduction.listing import describe_list, describe_row, describe_runs
 from fapn_d2.reproduction.records import PRETRAINING, PROPOSALS, read_records
 from fapn_d2.reproduction.report import report, to_html, to_markdown
+from fapn_d2.reproduction.trials import add_record, recall_table
 
 OUTPUT = Path("output") / "reproduce"
 
@@ -25,7 +26,7 @@ OUTPUT = Path("output") / "reproduce"
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("--debug", action="store_true", help="tracebacks for all errors")
-    commands = top.add_subparsers(dest="command", required=True, metavar="list|show|run|report")
+    commands = top.add_subparsers(dest="command", required=True, metavar="list|show|run|report|trials")
     listing = commands.add_parser("list", help="tables and rows, built or not")
     listing.add_argument("paper", nargs="?", default="", help="beginning of the ids to list: fapn, sfnet.t3")
     show = commands.add_parser("show", help="one row: config, recipe, numbers, command")
@@ -37,6 +38,10 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--shrink", type=float, default=1.0, help="factor on iterations, batch and sizes, for a trial")
     run.add_argument("--num-gpus", type=int, default=max(1, torch.cuda.device_count()), help="processes (default: all)")
     run.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="further changes; makes it a trial")
+    ours = commands.add_parser("trials", help="the table of configs/trials, from its records")
+    ours.add_argument(
+        "--add", type=Path, nargs="+", default=[], metavar="FOLDER", help="first record these finished runs"
+    )
     write = commands.add_parser("report", help="write report.md and report.html")
     for command in (run, write):
         command.add_argument("--output", type=Path, default=OUTPUT, help=f"folder of all runs (default: {OUTPUT})")
@@ -67,6 +72,10 @@ def main(argv: list[str] | None = None) -> None:
                 )
             records = [run_job(job, gpus=args.num_gpus) for job in list(jobs)]
             print(describe_runs(row, records))
+        elif args.command == "trials":
+            for folder in args.add:
+                print(add_record(folder))
+            print(recall_table())
         else:
             blocks = report(ledgers, read_records(args.output))
             args.output.mkdir(parents=True, exist_ok=True)
