@@ -101,7 +101,7 @@ def row_of_a_table(args: argparse.Namespace, words: list[str]) -> tuple[Request,
     runpy.run_path(str(TOOLS / "reproduce.py"))["parser"]().parse_args(["run", row.id, *words])  # ends at a wrong word
     start = ["run", row.id, "--num-gpus", str(args.gpus_per_node or args.tasks_per_node or 1), *words]
     jobs = [ClusterJob("reproduce", [*start, "--only-seed", str(n + 1)], args.requeues) for n in range(args.seeds)]
-    return request(args, row.id, 1), jobs, bool(row.pretraining or row.proposals)
+    return request(args, row.id, 1), jobs, bool(row.pretraining or row.proposals or row.alternating)
 
 
 def main(argv: list[str] | None = None) -> None:

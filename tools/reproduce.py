@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 from fapn_d2.messages import user_errors_as_messages
-from fapn_d2.reproduction.jobs import jobs_of, run_job
+from fapn_d2.reproduction.jobs import jobs_of, of_one_seed, run_job
 from fapn_d2.reproduction.ledger import find_row, load_ledgers
 from fapn_d2.reproduction.listing import describe_list, describe_row, describe_runs
-from fapn_d2.reproduction.records import PRETRAINING, PROPOSALS, read_records
+from fapn_d2.reproduction.records import read_records
 from fapn_d2.reproduction.report import report, to_html, to_markdown
 from fapn_d2.reproduction.trials import add_record, recall_table
 
@@ -67,9 +67,7 @@ def main(argv: list[str] | None = None) -> None:
                 options=args.opts,
             )
             if args.only_seed:
-                jobs = (
-                    job for job in jobs if job.seed == args.only_seed or job.network_name in (PRETRAINING, PROPOSALS)
-                )
+                jobs = of_one_seed(jobs, args.only_seed)
             records = [run_job(job, gpus=args.num_gpus) for job in list(jobs)]
             print(describe_runs(row, records))
         elif args.command == "trials":

@@ -16,7 +16,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -175,6 +175,15 @@ def jobs_of(
             pair = (_with_seed(instances, seed), _with_seed(semantic, seed))
             place = {"folder": folder / f"seed{seed}", "config_hash": merged}
             yield replace(pair[0], network_name=MERGED, pair=pair, **place)
+
+
+#: Jobs with seed 1 that all seeds of a row use.
+SHARED = (PRETRAINING, PROPOSALS, STEPS[0])
+
+
+def of_one_seed(jobs: Iterable[Job], seed: int) -> Iterator[Job]:
+    """The jobs of one seed, with those that all seeds share."""
+    return (job for job in jobs if job.seed == seed or job.network_name in SHARED)
 
 
 def _with_seed(job: Job, seed: int) -> Job:

@@ -12,7 +12,7 @@ import pytest
 
 from fapn_d2.config.hashing import config_hash
 from fapn_d2.reproduction import jobs as reproduce
-from fapn_d2.reproduction.jobs import jobs_of, run_job
+from fapn_d2.reproduction.jobs import jobs_of, of_one_seed, run_job
 from fapn_d2.reproduction.ledger import Alternating, Network, find_row, load_ledger, load_ledgers
 from fapn_d2.reproduction.listing import describe_list, describe_row, describe_runs
 from fapn_d2.reproduction.metrics import ELSEWHERE, PLACES, find
@@ -433,6 +433,14 @@ def test_seeds_and_hashes_of_an_alternating_training(ledger, tmp_path):
     assert records_of(row, [replace(record, config_hash=joint.config_hash)]) == []
     text = describe_row(row)
     assert "step 3, RPN:" in text and "override   MODEL.FREEZE_PARTS ['backbone']" in text
+
+
+def test_one_seed(ledger, tmp_path):
+    """A job of a cluster runs one seed, after what all seeds share."""
+    jobs = list(jobs_of(alternating_row(ledger, tmp_path), seeds=3, output=tmp_path / "out"))
+    assert [(job.network_name, job.seed) for job in of_one_seed(jobs, 3)] == [
+        *((STEPS[0], 1), (STEPS[1], 3), (STEPS[2], 3), (STEPS[3], 3), ("", 3))
+    ]
 
 
 def test_steps_1_and_2_of_fpn_are_the_networks_without_sharing(tmp_path):
