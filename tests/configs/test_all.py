@@ -101,6 +101,8 @@ def small(name):
         cfg.MODEL.FPN.OUT_CHANNELS = 64
     if cfg.MODEL.NECK.BOTTOM_UP == "build_swin_backbone":
         cfg.MODEL.TIMM.NAME = "swin_tiny_patch4_window7_224"
+    if "build_deep_stem_resnet_backbone" in (cfg.MODEL.BACKBONE.NAME, cfg.MODEL.NECK.BOTTOM_UP):
+        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 16
     if cfg.MODEL.RESNETS.DEPTH > 34:  # Detectron2 gives basic blocks no width of their own
         cfg.MODEL.RESNETS.DEPTH = 50
         cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 8
