@@ -86,6 +86,14 @@ def test_rows_run_to_their_end(reproduce, tmp_path, capsys):
     assert moved and any(name.startswith("proposal_generator.") for name in joined)
 
 
+def test_a_row_of_segmentation_proposals(reproduce, tmp_path, capsys):
+    assert len(reproduce("fpn.t6.fpn_mlp57_2xmask")) == 1
+    assert "fpn.t6.fpn_mlp57_2xmask, 1 run: a trial" in capsys.readouterr().out
+    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "out").glob("*/seed1/record-*.json"))
+    scores = record["results"]["mask_proposals"]
+    assert 0 <= scores["AR@100"] <= scores["AR@1000"] <= 100
+
+
 def _weights(tmp_path, row):
     for path in (tmp_path / "out").glob("*/seed1/record-*.json"):
         record = json.loads(path.read_text())

@@ -49,3 +49,15 @@ def test_program_and_registration(tmp_path, monkeypatch, capsys):
     assert MetadataCatalog.get("coco_2017_train_8").json_file == str(folder / "instances_train2017_8.json")
     with pytest.raises(SystemExit, match="only 11 of 11 images"):
         main(["--number", "12"])
+
+
+def test_the_first_images_of_val2014(tmp_path, monkeypatch):
+    """FPN's segmentation proposals are scored on 5,000 of the 40,504 images: those with the smallest ids."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    folder = tmp_path / "coco" / "annotations"
+    folder.mkdir(parents=True)
+    ids = [3 * i + 1 for i in range(5004)]
+    (folder / "instances_val2014.json").write_text(json.dumps(content({i: [2000] for i in ids})))
+    records = DatasetCatalog.get("coco_2014_val_first_5000")
+    assert [record["image_id"] for record in records] == ids[:5000]
+    assert Path(records[0]["file_name"]) == tmp_path / "coco" / "val2014" / "1.jpg"
