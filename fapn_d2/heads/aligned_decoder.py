@@ -15,6 +15,7 @@ from ..layers.conv import conv_norm_relu
 from ..layers.flow_align import FlowAlign
 from ..layers.resize import resize_to
 from .deep_supervision import AuxiliaryClassifier, Supervision, loss_from_config, supervision_from_config
+from .input_features import require_features
 from .sized_head import SizedHead
 
 FUSION_ALIGNS = ("bilinear", "flow")
@@ -102,12 +103,7 @@ class AlignedDecoderHead(SizedHead):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         head = cfg.MODEL.SEM_SEG_HEAD
-        missing = [name for name in head.IN_FEATURES if name not in input_shape]
-        if missing:
-            raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES = {list(head.IN_FEATURES)}: the backbone gives {list(input_shape)}, "
-                f"not {missing}"
-            )
+        require_features("MODEL.SEM_SEG_HEAD.IN_FEATURES", head.IN_FEATURES, input_shape, some=False)
         return {
             # in the backbone's order, finest first
             "input_shape": {name: shape for name, shape in input_shape.items() if name in head.IN_FEATURES},

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers.region_masks import RegionMasks
+from .input_features import require_features
 
 #: An object's scale in strides of its level, for a window of 5 cells: 32 pixels on P2 (Appendix A).
 SCALE_OF_5 = 8.0
@@ -390,9 +391,7 @@ class MaskProposals(nn.Module):
 
 def _check(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> None:
     node, key = cfg.MODEL.MASK_PROPOSALS, "MODEL.MASK_PROPOSALS"
-    missing = [name for name in node.IN_FEATURES if name not in shapes]
-    if missing or not node.IN_FEATURES:
-        raise ValueError(f"{key}.IN_FEATURES = {list(node.IN_FEATURES)}: the backbone gives {list(shapes)}")
+    require_features(f"{key}.IN_FEATURES", node.IN_FEATURES, shapes)
     widths = {name: shapes[name].channels for name in node.IN_FEATURES}
     if len(set(widths.values())) > 1:
         raise ValueError(f"{key}.IN_FEATURES: windows are shared, so all levels need the same width; got {widths}")

@@ -16,6 +16,7 @@ from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from torch import Tensor, nn
 
 from ..layers.conv import conv_norm_relu
+from .input_features import require_features
 
 #: "steps": a convolution before each doubling of the size (Figure 3); "once": two convolutions, then one resampling
 #: (early version, Table 1b).
@@ -101,12 +102,7 @@ class SemanticFPNHead(SemSegFPNHead):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         head = cfg.MODEL.SEM_SEG_HEAD
-        missing = [name for name in head.IN_FEATURES if name not in input_shape]
-        if missing:
-            raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES = {list(head.IN_FEATURES)}: the backbone gives {list(input_shape)}, "
-                f"not {missing}"
-            )
+        require_features("MODEL.SEM_SEG_HEAD.IN_FEATURES", head.IN_FEATURES, input_shape)
         return super().from_config(cfg, input_shape) | {
             "upsampling": head.UPSAMPLING,
             "join": head.JOIN,

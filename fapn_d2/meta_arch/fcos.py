@@ -4,6 +4,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.meta_arch import fcos
 
+from ..heads.input_features import require_features
+
 
 @META_ARCH_REGISTRY.register()
 class FCOS(fcos.FCOS):
@@ -23,9 +25,7 @@ class FCOS(fcos.FCOS):
         node = cfg.MODEL.FCOS
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
-        missing = [name for name in node.IN_FEATURES if name not in shapes]
-        if missing or not node.IN_FEATURES:
-            raise ValueError(f"MODEL.FCOS.IN_FEATURES = {list(node.IN_FEATURES)}: the backbone gives {list(shapes)}")
+        require_features("MODEL.FCOS.IN_FEATURES", node.IN_FEATURES, shapes)
         if node.CENTER_SAMPLING_RADIUS < 0:
             raise ValueError(f"MODEL.FCOS.CENTER_SAMPLING_RADIUS = {node.CENTER_SAMPLING_RADIUS} is below 0")
         features = [shapes[name] for name in node.IN_FEATURES]

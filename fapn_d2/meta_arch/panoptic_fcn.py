@@ -8,6 +8,7 @@ from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_inst
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
+from ..heads.input_features import require_features
 from ..heads.panoptic_fcn import FeatureEncoder, KernelEmbedding, KernelHead, PositionHead, SemanticFPN
 from ..heads.panoptic_fcn.inference import PanopticFCNInference
 from ..heads.panoptic_fcn.losses import PanopticFCNLosses, Predictions
@@ -233,9 +234,7 @@ def _tower(cfg: CfgNode, head: str, in_channels: int) -> Tower:
 def _check(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> None:
     node, semantic = cfg.MODEL.PANOPTIC_FCN, cfg.MODEL.SEM_SEG_HEAD
     for key, names in (("PANOPTIC_FCN", node.IN_FEATURES), ("SEM_SEG_HEAD", semantic.IN_FEATURES)):
-        missing = [name for name in names if name not in shapes]
-        if missing or not names:
-            raise ValueError(f"MODEL.{key}.IN_FEATURES = {list(names)}: the backbone gives {list(shapes)}")
+        require_features(f"MODEL.{key}.IN_FEATURES", names, shapes)
     for key in ("OBJECT_SCALES", "SMOOTHING_TEST"):
         if len(node[key]) != len(node.IN_FEATURES):
             raise ValueError(
