@@ -15,6 +15,7 @@ SlurmctldHost=localhost
 SlurmUser=root
 AuthType=auth/none
 CredType=cred/none
+# a requeued job waits until its credentials are older than this
 AuthInfo=cred_expire=10
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -92,10 +93,6 @@ class Slurm:
         """What SLURM knows of a job: JobState, Restarts, ..."""
         text = self.call("scontrol", "-o", "show", "job", number)
         return dict(word.split("=", 1) for word in text.split() if "=" in word)
-
-    def run_now(self, number: str) -> None:
-        """A requeued job need not wait until its credentials are old."""
-        self.call("scontrol", "update", f"JobId={number}", "StartTime=now", check=False)
 
     def wait(self, condition, seconds: float, what: str):
         """The first true value of ``condition()``."""

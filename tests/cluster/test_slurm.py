@@ -75,7 +75,6 @@ def test_time_limit_and_killed_node(slurm, training):
     assert "Asked to stop: saving after iteration" in job.log()
     assert "SLURM starts it again, at most 20 times" in job.log()
     slurm.call("scontrol", "update", f"JobId={job.number}", "TimeLimit=30")
-    slurm.run_now(job.number)
     job.trains(2)
     slurm.wait(lambda: len(slurm.tasks_of("n2")) > 0, 30, "a task on n2")
     job.may_end()
@@ -83,6 +82,5 @@ def test_time_limit_and_killed_node(slurm, training):
     job.wait(lambda: int(slurm.job(job.number)["Restarts"]) == 2, "the requeue after the node died")
     slurm.start_node("n2")
     slurm.call("scontrol", "update", "nodename=n2", "state=resume", check=False)
-    slurm.run_now(job.number)
     starts = job.completed()
     assert len(starts) == 3 and 0 == starts[0] < starts[1] <= starts[2]
