@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..backbones.shufflenet_v2 import ShuffleNetV2
+from ..config.lookup import value_of
 from .keys.imagenet import imagenet_state_to_ours, public_network
 
 PREFIX = "torchvision://"
@@ -114,10 +115,8 @@ def input_mismatches(cfg: CfgNode, *, resnet: bool = True) -> list[str]:
     """
     wrong = []
     for key, expected in INPUT.items():
-        node = cfg
-        for part in key.split("."):
-            node = node[part]
-        same = node == expected if isinstance(expected, str) else _close(node, expected)
+        value = value_of(cfg, key)
+        same = value == expected if isinstance(expected, str) else _close(value, expected)
         if not same:
             wrong.append(f'{key} "{expected}"')
     if resnet and cfg.MODEL.RESNETS.DEPTH >= 50 and cfg.MODEL.RESNETS.STRIDE_IN_1X1:

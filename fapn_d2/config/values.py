@@ -3,7 +3,6 @@
 A check of a new key is one line in one of the tables. Keys that only some parts read are checked where those are built.
 """
 
-import functools
 import logging
 import math
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from ..messages import nearest
+from .lookup import value_of
 
 logger = logging.getLogger(__name__)
 
@@ -64,12 +64,12 @@ def check_values(cfg: CfgNode) -> None:
     wrong = [
         f"{key} is {value}; {'each number' if isinstance(value, (list, tuple)) else 'it'} must be at least {least}"
         for key, least in AT_LEAST.items()
-        if (value := _value(cfg, key)) is not None and any(not least <= n < math.inf for n in _numbers(value))
+        if (value := value_of(cfg, key, None)) is not None and any(not least <= n < math.inf for n in _numbers(value))
     ]
     wrong += [
         f"{key} is {value!r}; allowed are {', '.join(allowed)}{nearest(str(value), allowed)}"
         for key, allowed in CHOICES.items()
-        if (value := _value(cfg, key)) is not None and value not in allowed
+        if (value := value_of(cfg, key, None)) is not None and value not in allowed
     ]
     crop = cfg.INPUT.CROP
     if crop.ENABLED and any(not n > 0 for n in crop.SIZE):
@@ -115,10 +115,6 @@ def warn_of_warmup(cfg: CfgNode) -> None:
             "the network may learn next to nothing. Set SOLVER.WARMUP_ITERS to %d or less.",
             *(warmup, iterations, iterations // 10),
         )
-
-
-def _value(cfg: CfgNode, key: str) -> Any:
-    return functools.reduce(lambda node, part: node.get(part) if node is not None else None, key.split("."), cfg)
 
 
 def _numbers(value: Any) -> Iterator[float]:

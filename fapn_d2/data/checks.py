@@ -1,13 +1,12 @@
 """Checks before a training or an evaluation starts: is the data set registered, complete, and fit for the model?"""
 
-import functools
 from collections.abc import Sequence
-from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from ..config.lookup import value_of
 from ..messages import nearest, similar
 from .datasets.catalog import locate
 from .datasets.custom import check_custom, register_custom
@@ -90,7 +89,7 @@ def check_dataset(cfg: CfgNode, name: str) -> None:
     except (FileNotFoundError, ValueError) as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f"data set {name}: {error}") from error
-    needs = _needs(cfg)
+    needs = needed_labels(cfg)
     shared = _check_labels(cfg, name, needs)
     for kind in needs.keys() & shared:
         _check_classes(cfg, name, kind)
@@ -103,17 +102,14 @@ def check_dataset(cfg: CfgNode, name: str) -> None:
             )
 
 
-def _needs(cfg: CfgNode) -> dict[str, str | None]:
+def needed_labels(cfg: CfgNode) -> dict[str, str | None]:
+    """Kind of labels that the model learns from -> key of their number of classes, or None without classes."""
     if cfg.MODEL.META_ARCHITECTURE not in META_ARCH_REGISTRY:
         return {}  # building the model says so
     ancestors = [kind.__name__ for kind in META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).__mro__]
     needs = next((NEEDS[name] for name in ancestors if name in NEEDS), {})
     weights = next((_WEIGHTS[name] for name in ancestors if name in _WEIGHTS), {})
-    return {kind: key for kind, key in needs.items() if kind not in weights or _value(cfg, weights[kind])}
-
-
-def _value(cfg: CfgNode, key: str) -> Any:
-    return functools.reduce(getattr, key.split("."), cfg)
+    return {kind: key for kind, key in needs.items() if kind not in weights or value_of(cfg, weights[kind])}
 
 
 def _check_labels(cfg: CfgNode, name: str, needs: dict[str, str | None]) -> set[str]:
@@ -147,7 +143,7 @@ def _check_classes(cfg: CfgNode, name: str, kind: str) -> None:
         return
     shown = ", ".join(classes[:4]) + (", ..." if len(classes) > 4 else "")
     for key in class_keys(cfg, kind):
-        configured = _value(cfg, key)
+        configured = value_of(cfg, key)
         if configured != len(classes):
             raise ValueError(
                 f"data set {name} has {len(classes)} classes of {kind} ({shown}), "
@@ -162,7 +158,7 @@ def class_keys(cfg: CfgNode, kind: str) -> list[str]:
         cfg: the config of the model. PointRend's point head has a key of its own.
         kind: "objects" or "regions".
     """
-    keys = [key for key in [_needs(cfg).get(kind)] if key]
+    keys = [key for key in [needed_labels(cfg).get(kind)] if key]
     if kind == "objects":
         points = keys and cfg.MODEL.MASK_ON and cfg.MODEL.ROI_MASK_HEAD.get("POINT_HEAD_ON", False)
     else:

@@ -1,10 +1,10 @@
 """Numbers of classes that follow from the user's own data sets."""
 
-import functools
 import logging
 
 from detectron2.config import CfgNode
 
+from ..config.lookup import value_of
 from ..messages import some
 from .checks import class_keys
 from .datasets.catalog import registered_here
@@ -33,8 +33,8 @@ def use_custom_data(cfg: CfgNode, chosen: set[str]) -> None:
     register_custom(cfg)
     for key, (value, _) in _following(cfg).items():
         if key not in chosen:
-            section, leaf = _place(cfg, key)
-            section[leaf] = value
+            section, _, leaf = key.rpartition(".")
+            value_of(cfg, section)[leaf] = value
 
 
 def describe_class_numbers(cfg: CfgNode) -> list[str]:
@@ -42,7 +42,7 @@ def describe_class_numbers(cfg: CfgNode) -> list[str]:
     return [
         f"{key} is {value}: data set {_deciding(cfg)} {reason}."
         for key, (value, reason) in _following(cfg).items()
-        if _place(cfg, key)[0][_place(cfg, key)[1]] == value
+        if value_of(cfg, key) == value
     ]
 
 
@@ -64,8 +64,3 @@ def _following(cfg: CfgNode) -> dict[str, tuple[int, str]]:
                 ignored = cfg.DATASETS.CUSTOM[name].get("IGNORE_VALUE", 255)
                 found[_IGNORE_KEY] = ignored, f"marks pixels without a class with {ignored}"
     return found
-
-
-def _place(cfg: CfgNode, key: str) -> tuple[CfgNode, str]:
-    *sections, leaf = key.split(".")
-    return functools.reduce(getattr, sections, cfg), leaf

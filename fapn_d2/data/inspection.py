@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from .datasets.conversion import in_parallel
 from .datasets.unlabelled import image_list, unlabelled
 from .panoptic_png import read_segment_ids
 from .reading import read_image, read_labels
+from .run_lengths import run_length_problem
 
 #: Examples that a report keeps of each kind of fault.
 EXAMPLES = 10
@@ -256,13 +257,22 @@ def _read(found: _Found, what: str, path: str, action) -> np.ndarray | None:
     return None
 
 
+def _read_map(
+    found: _Found, what: str, path: str, read: Callable[[str], np.ndarray], size: tuple | None, digest: Any
+) -> np.ndarray | None:
+    """A map with one value per pixel, which counts for the fingerprint and must have the size of the image."""
+    values = _read(found, what, path, lambda: read(path))
+    if values is not None:
+        digest.update(values.tobytes())
+        if size is not None and values.shape != size:
+            found.faults.append((f"{what} of another size than their image", f"{path}: {values.shape}, image {size}"))
+    return values
+
+
 def _inspect_regions(found: _Found, rules: _Rules, path: str, size: tuple | None, digest: Any) -> None:
-    labels = _read(found, "labels", path, lambda: read_labels(path))
+    labels = _read_map(found, "labels", path, read_labels, size, digest)
     if labels is None:
         return
-    digest.update(labels.tobytes())
-    if size is not None and labels.shape != size:
-        found.faults.append(("labels of another size than their image", f"{path}: {labels.shape}, image {size}"))
     for value, count in zip(*(array.tolist() for array in np.unique(labels, return_counts=True))):
         if rules.regions is not None and not 0 <= value < rules.regions and value != rules.ignore_label:
             kind = f"label values that are not 0 to {rules.regions - 1} or {rules.ignore_label}"
@@ -272,12 +282,9 @@ def _inspect_regions(found: _Found, rules: _Rules, path: str, size: tuple | None
 
 
 def _inspect_segments(found: _Found, record: dict, path: str, size: tuple | None, digest: Any) -> None:
-    ids = _read(found, "panoptic labels", path, lambda: read_segment_ids(path))
+    ids = _read_map(found, "panoptic labels", path, read_segment_ids, size, digest)
     if ids is None:
         return
-    digest.update(ids.tobytes())
-    if size is not None and ids.shape != size:
-        found.faults.append(("panoptic labels of another size than their image", f"{path}: {ids.shape}, image {size}"))
     stated, drawn = set(record["segments"]), set(np.unique(ids).tolist()) - {0}
     if stated != drawn:
         text = f"{path}: {len(stated - drawn)} are only in the JSON file, {len(drawn - stated)} only in the PNG"
@@ -354,25 +361,10 @@ def _run_length_fault(segmentation: dict, height: int | None, width: int | None)
     if height and width and list(size) != [height, width]:
         return "have run lengths of another size than their image"
     try:
-        lengths = counts if isinstance(counts, list) else _decoded(counts)
-        complete = all(length >= 0 for length in lengths) and sum(lengths) == size[0] * size[1]
-    except (TypeError, IndexError):
-        complete = False
-    return "" if complete else "have broken run lengths"
-
-
-def _decoded(counts: str | bytes) -> list[int]:
-    """The lengths in COCO's compressed text: 5 bits in each character, the sixth says that more follow; from the third
-    length on, differences to the length before the last. pycocotools reads broken texts without an error."""
-    text = counts.encode() if isinstance(counts, str) else counts
-    lengths, position = [], 0
-    while position < len(text):
-        value, shift, more = 0, 0, True
-        while more:
-            bits = text[position] - 48
-            value |= (bits & 31) << shift
-            more, shift, position = bool(bits & 32), shift + 5, position + 1
-        if bits & 16:
-            value -= 1 << shift
-        lengths.append(value + lengths[-2] if len(lengths) > 2 else value)
-    return lengths
+        if isinstance(counts, list):
+            broken = any(length < 0 for length in counts) or sum(counts) != size[0] * size[1]
+        else:
+            broken = run_length_problem(segmentation) is not None
+    except TypeError:  # what should be numbers or text is neither
+        broken = True
+    return "have broken run lengths" if broken else ""

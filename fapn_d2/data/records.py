@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.structures import BoxMode
 
 from ..messages import some
+from .checks import needed_labels
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +44,10 @@ def training_records(names: Sequence[str], *, masks: bool, **options) -> list[di
 
 def needs_masks(cfg: CfgNode) -> bool:
     """Whether the network of a config learns masks of objects."""
-    return bool(cfg.MODEL.MASK_ON) and cfg.MODEL.META_ARCHITECTURE in ("GeneralizedRCNN", "PanopticFPN")
+    name = cfg.MODEL.META_ARCHITECTURE
+    if not cfg.MODEL.MASK_ON or name not in META_ARCH_REGISTRY:
+        return False
+    return issubclass(META_ARCH_REGISTRY.get(name), GeneralizedRCNN) and "objects" in needed_labels(cfg)
 
 
 def _check_objects(records: Sequence[dict], names: Sequence[str], masks: bool) -> None:

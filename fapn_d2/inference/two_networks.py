@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
 from torch import nn
 
+from ..config.lookup import value_of
 from ..evaluation import build_evaluator
 from ..evaluation.panoptic import PanopticEvaluator
 from ..meta_arch.panoptic_fpn import PanopticMerge, merged
@@ -53,8 +54,7 @@ def load_two_networks(instances: CfgNode, semantic: CfgNode) -> TwoNetworks:
         FileNotFoundError: a file of weights does not exist.
     """
     for key in _SAME_IMAGES:
-        section, name = key.split(".")
-        values = [cfg[section][name] for cfg in (instances, semantic)]
+        values = [value_of(cfg, key) for cfg in (instances, semantic)]
         if values[0] != values[1]:
             raise ValueError(
                 f"{key} is {values[0]} for the network of instances and {values[1]} for the semantic network; both see "

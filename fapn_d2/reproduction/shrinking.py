@@ -1,10 +1,11 @@
 """Make a recipe small, to try a row of the ledger on a small machine or with few images."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
+
+from ..config.lookup import value_of
 
 #: The smallest side after shrinking, in pixels: a map of stride 32 then has four positions.
 MIN_SIDE = 128
@@ -63,7 +64,7 @@ def _sizes(cfg: CfgNode, factor: float) -> list[Any]:
             keys += ["INPUT.CROP.SIZE"]
     if cfg.TEST.AUG.ENABLED:
         keys += ["TEST.AUG.MIN_SIZES", "TEST.AUG.MAX_SIZE"]
-    sides = {key: _value(cfg, key) for key in keys}
+    sides = {key: value_of(cfg, key) for key in keys}
     given = [side for value in sides.values() for side in _listed(value) if side > 0]  # 0: the size of the image
     factor = min(1.0, max(factor, MIN_SIDE / min(given)))
     if cfg.TEST.SEM_SEG.MODE == "slide":  # added after the factor: rows that differ only in testing share a training
@@ -76,10 +77,6 @@ def _sizes(cfg: CfgNode, factor: float) -> list[Any]:
     if cfg.INPUT.SCALE_CROP.ENABLED and factor < 1:  # so that a crop shows as much of the image as before
         changed += ["INPUT.SCALE_CROP.SCALES", [scale * factor for scale in cfg.INPUT.SCALE_CROP.SCALES]]
     return changed
-
-
-def _value(cfg: CfgNode, key: str) -> Any:
-    return functools.reduce(lambda node, part: node[part], key.split("."), cfg)
 
 
 def _listed(value: int | Sequence[int]) -> list[int]:

@@ -13,7 +13,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from fapn_d2.config.loading import load_config
-from fapn_d2.data.inspection import _decoded, _mask_fault, _run_length_fault, inspect_dataset, inspect_datasets
+from fapn_d2.data.inspection import _mask_fault, _run_length_fault, inspect_dataset, inspect_datasets
+from fapn_d2.data.run_lengths import decode_run_lengths
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "check_data.py"
 
@@ -146,7 +147,7 @@ def test_run_lengths():
     mask = np.random.default_rng(0).integers(0, 2, (13, 17), dtype=np.uint8)
     mask[3:9, 2:12] = 1
     encoded = coco_mask.encode(np.asfortranarray(mask))
-    lengths = _decoded(encoded["counts"])
+    lengths = decode_run_lengths(encoded["counts"]).tolist()
     column = mask.ravel("F")
     changes = np.flatnonzero(np.diff(column)) + 1
     expected = np.diff([0, *changes, column.size]).tolist()

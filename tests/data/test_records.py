@@ -61,3 +61,6 @@ def test_no_data_set_and_who_needs_masks():
         build_train_loader(load_config())
     assert not needs_masks(load_config("", ["MODEL.MASK_ON", "True", "MODEL.META_ARCHITECTURE", "RetinaNet"]))
     assert needs_masks(load_config("", ["MODEL.MASK_ON", "True", "MODEL.META_ARCHITECTURE", "GeneralizedRCNN"]))
+    joint = ["MODEL.MASK_ON", "True", "MODEL.META_ARCHITECTURE", "TwoTaskPanopticFPN"]
+    assert needs_masks(load_config("", joint))
+    assert not needs_masks(load_config("", [*joint, "MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT", "0.0"]))

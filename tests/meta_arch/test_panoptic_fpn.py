@@ -9,7 +9,7 @@ from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 from torch import distributed, multiprocessing
 
-from fapn_d2.data.checks import _needs
+from fapn_d2.data.checks import needed_labels
 from fapn_d2.engine.parallel import distribute
 from fapn_d2.meta_arch.panoptic_fpn import PanopticMerge
 
@@ -214,6 +214,6 @@ def test_an_image_without_labels_is_named():
 
 
 def test_labels_of_a_task_with_weight_0_are_not_needed():
-    assert set(_needs(toy_cfg(SEMANTIC, 0.0))) == {"objects"}
-    assert set(_needs(toy_cfg(COUNT, 0.0))) == {"regions"}
-    assert set(_needs(toy_cfg())) == {"objects", "regions"}
+    assert set(needed_labels(toy_cfg(SEMANTIC, 0.0))) == {"objects"}
+    assert set(needed_labels(toy_cfg(COUNT, 0.0))) == {"regions"}
+    assert set(needed_labels(toy_cfg())) == {"objects", "regions"}

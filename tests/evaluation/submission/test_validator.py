@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from fapn_d2.data.datasets.unlabelled import image_list
-from fapn_d2.evaluation.submission.checks.coco import run_length_problem
+from fapn_d2.data.run_lengths import run_length_problem
 from fapn_d2.evaluation.submission.checks.faults import Fault, Report
 from fapn_d2.evaluation.submission.checks.submission import ImageList
 from fapn_d2.evaluation.submission.tasks import TASKS, task_named

@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
+from ....data.run_lengths import run_length_problem
 from ..coco import ALL_THINGS, STUFF_IDS
 from ..json_stream import array_entries
 from .faults import Fault, Report
@@ -318,28 +318,3 @@ def _check_entry(number: int, entry: object, seen: Seen, report: Report) -> None
 def _placed(fault: Fault, number: int, image: object) -> Fault:
     where = f"entry {number} (image {image})" + (f": {fault.where}" if fault.where else "")
     return Fault(fault.what, fault.fix, where, fault.remark)
-
-
-def run_length_problem(code: dict) -> str | None:
-    """The fault of COCO's compressed run lengths, or None. pycocotools would read beyond the end of faulty ones.
-
-    Each run is written in base 32, the lowest five bits first. A sixth bit means "more follows". From the fourth run
-    on, the number is the difference to the run before the last one.
-    """
-    text = np.frombuffer(code["counts"].encode(), np.uint8).astype(np.int64) - 48
-    pixels = int(np.prod(code["size"]))
-    if text.size == 0:
-        return "there are none"
-    if text.min() < 0 or text.max() > 63 or text[-1] & 32:
-        return "they hold characters that are not run lengths, or are cut short"
-    ends = np.flatnonzero((text & 32) == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    digit = np.arange(text.size) - np.repeat(starts, ends - starts + 1)
-    if digit.max() > 6:
-        return "a run is longer than any image"
-    values = np.add.reduceat((text & 31) << 5 * digit, starts)
-    values -= np.where(text[ends] & 16, 1 << 5 * (digit[ends] + 1), 0)
-    values[1::2], values[2::2] = np.cumsum(values[1::2]), np.cumsum(values[2::2])
-    if values.min() < 0 or values.sum() != pixels:
-        return f"they cover {values.sum()} pixels, the image has {pixels}"
-    return None
